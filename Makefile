@@ -1,0 +1,60 @@
+# Everything runs in .venv, built from requirements/dev.lock. `make help` lists the targets.
+PYTHON ?= python3.11
+PRESET ?=
+DATA ?=
+TESTS ?= tests
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export HF_HUB_OFFLINE := 1
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format lock bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+# Re-done only when the lock, or the package's own description, changes.
+.venv/locked: requirements/dev.lock
+	@echo "building .venv from requirements/dev.lock; the first time this takes some minutes"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	@touch $@
+
+.venv/installed: .venv/locked pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+setup: .venv/installed ## build the environment
+
+run: setup ## run the whole graph; DATA=folder of images, PRESET=name of a file in presets/
+	@$(if $(PRESET)$(DATA),prefrestore config use $(PRESET) $(if $(DATA),--data "$(DATA)"))
+	@prefrestore pipeline dvc --write
+	@dvc repro
+	@prefrestore report
+
+test: setup ## run all tests; TESTS=path for some
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup $(TESTS)
+
+check: setup ## format, lint, types, import rules, configuration, dvc.yaml
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	prefrestore config check
+	prefrestore pipeline dvc --check
+
+format: setup ## format the code and mend what ruff can mend
+	ruff format .
+	ruff check --fix .
+
+lock: setup ## resolve requirements/*.lock again (needs an index; platform packages come with torch)
+	uv pip compile -q --python-version 3.11 --no-header --no-annotate pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/run.lock
+	uv pip compile -q --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/dev.lock
+
+bench: setup ## run the comparisons in benchmarks/; each prints a table
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean: ## remove what stages wrote and caches, but not the environment, the registry or releases
+	rm -rf artifacts reports reports.run.json .checkpoints .dvc/cache .dvc/tmp dvc.lock
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

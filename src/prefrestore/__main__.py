@@ -1,0 +1,5 @@
+"""``python -m prefrestore``."""
+
+from prefrestore.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The command line. Commands are modules of :mod:`prefrestore.commands`, loaded when they are asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+
+import click
+
+from prefrestore import __version__, commands
+from prefrestore.errors import UserError
+
+SILENT = {
+    "DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GX_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Libraries that would report usage over the network do not, unless the user says otherwise."""
+
+
+class CommandFolder(click.Group):
+    """A group whose commands are the modules of :mod:`prefrestore.commands`; ``_`` in a file name reads ``-``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """Return the names of all commands, sorted."""
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module, or return None if there is none of that name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=CommandFolder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="prefrestore")
+def app() -> None:
+    """Blind face restoration you can trust, and the pipeline that keeps it good."""
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        code = app.main(prog_name="prefrestore", standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo(f"prefrestore: {' '.join(message.split())}", err=True)
+    sys.exit(2)

@@ -1,0 +1,68 @@
+"""``prefrestore report``: the last evaluation in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prefrestore import artifacts
+from prefrestore.errors import UserError
+from prefrestore.stage import ARTIFACTS
+
+ARROWS = {"higher": "up", "lower": "down"}
+
+
+@click.command()
+def command() -> None:
+    """Print metrics, verdict, release and where the report lies."""
+    metrics, report = Path(ARTIFACTS["metrics"].path), Path(ARTIFACTS["report"].path, "report.html")
+    columns = _read(metrics / "metrics.json")["columns"]
+    table = _read(metrics / "metric_table.json")
+    verdict = _read(Path(ARTIFACTS["verdict"].path, "verdict.json"))
+    release = _read(Path(ARTIFACTS["release"].path, "release.json"))
+    for line in aligned(list(rows(columns, table))):
+        click.echo(line)
+    click.echo(f"\nverdict: {verdict['sentence']}")
+    published = f"{release['model']}, {release['digest']:.12}" if release["published"] else "none"
+    click.echo(f"release: {published}\nreport:  {report.resolve()}")
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: make it with dvc repro (or make run)")
+    return artifacts.read_json(path)
+
+
+def rows(columns: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the table's cells, header first: a row per metric, the mean of each column's evaluation faces.
+
+    Args:
+        columns: estimates by column and metric.
+        table: label, unit, direction and digits of each metric, and the columns' labels.
+    """
+    yield ["mean over evaluation faces", "better", *(table["columns"].get(name, name) for name in columns)]
+    for name, metric in table["metrics"].items():
+        label = f"{metric['label']} [{metric['unit']}]" if metric["unit"] else metric["label"]
+        cells = [_cell(estimates.get(name), metric["digits"]) for estimates in columns.values()]
+        if any(cells):
+            yield [label, ARROWS[metric["direction"]], *cells]
+
+
+def _cell(estimate: Mapping[str, Any] | None, digits: int) -> str:
+    if estimate is None:
+        return ""
+    if estimate["mean"] is None:
+        return "nan"
+    missing = f" ({estimate['nan']} nan)" if estimate["nan"] else ""
+    return f"{estimate['mean']:.{digits}f}{missing}"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield lines with columns padded to equal width, the first to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for first, *rest in table:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()

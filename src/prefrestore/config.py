@@ -1,0 +1,438 @@
+"""The one configuration: a section per stage, loaded from YAML into frozen strict models.
+
+No field has a default: ``params.yaml`` says everything, so DVC and KFP see every value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prefrestore.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+class IngestConfig(Section):
+    """Where faces come from."""
+
+    source: Literal["portraits", "folder", "parquet", "tar", "hf", "s3"] = Field(description="kind of source")
+    uri: str = Field(description="folder, file or address; empty for portraits")
+    image_size: Positive = Field(description="side of the square faces, pixels")
+    num_train: Count = Field(description="training faces to take (0: all there are)")
+    num_eval: Count = Field(description="evaluation faces to take (0: all there are)")
+    aligned: bool = Field(description="images are FFHQ-aligned faces already: do not detect and align again")
+    split: Literal["folder", "identity", "hash"] = Field(
+        description="folder: subfolders train/ and val/ (by hash where there are none); identity: by person"
+    )
+    eval_share: Share = Field(description="share of faces held out where the split is by hash or identity")
+    licence: str = Field(description="licence of the images where the source does not name one")
+    shard_rows: Positive = Field(description="faces in one Parquet file: the unit of memory and of sharded work")
+    seed: Count
+    workers: Positive = Field(description="processes")
+
+
+class DegradeConfig(Section):
+    """How LQ images are made (reference-method section 3)."""
+
+    recipe: str = Field(description="recipe of the training pairs")
+    eval_recipe: str = Field(description="recipe of the frozen evaluation pairs")
+    variants: Positive = Field(description="recorded degradations of each training face (K)")
+    shard_index: Count = Field(description="which part of the work to do, from 0")
+    shard_count: Positive = Field(description="parts the work is cut into (1: all of it)")
+    seed: Count
+    workers: Positive = Field(description="processes")
+
+
+class ValidateConfig(Section):
+    """What the manifest of the pairs must satisfy."""
+
+    min_train: Positive
+    min_eval: Positive
+    max_rejected: Share = Field(description="share of source images that may be set aside")
+    near_duplicate: Count = Field(description="faces of both splits whose 256-bit hashes differ in no more bits leak")
+    reference: str | None = Field(description="statistics of an earlier data version (a reference.json); null: none")
+    reference_digest: str | None = Field(description="sha256 of that file, so that the choice is pinned")
+    max_drift: Share = Field(description="largest Kolmogorov-Smirnov distance to the reference, per column")
+
+
+# --- supervised training --------------------------------------------------------------------------
+
+
+class TokenizerConfig(Section):
+    """Image tokenizer: SigLIP2-type ViT encoder and SimVQ codebook (reference-method 1.3)."""
+
+    image_size: Positive = Field(description="side the encoder sees, pixels")
+    patch_size: Positive
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    codebook_size: Positive
+    code_dim: Positive
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+
+
+class TrainCodecConfig(Section):
+    """Autoencoder (diffusers AutoencoderDC) and image tokenizer."""
+
+    weights: str | None = Field(description="pretrained AutoencoderDC folder or hub id; null: train from scratch")
+    latent_channels: Positive
+    widths: tuple[Positive, ...] = Field(description="channels per stage; spatial factor is 2**(stages - 1)")
+    layers: tuple[Count, ...] = Field(description="blocks per stage; none in the first lets training start from PCA")
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    tokenizer: TokenizerConfig
+    checkpoint_every: Positive = Field(description="steps between checkpoints")
+    seed: Count
+
+
+class TrainBaselineConfig(Section):
+    """Regression U-Net trained on an L1 + MSE loss: the yardstick."""
+
+    width: Positive
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    checkpoint_every: Positive = Field(description="steps between checkpoints")
+    seed: Count
+
+
+class IntegratorConfig(Section):
+    """Auto-regressive integrator: Qwen3 decoder over text and image ids (reference-method 1.1, 1.2)."""
+
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    ffn_size: Positive
+    text_vocabulary: Positive = Field(description="size of the byte-pair vocabulary trained on the captions")
+
+
+class GeneratorConfig(Section):
+    """Diffusion generator: SanaTransformer2DModel (reference-method 1.7)."""
+
+    patch_size: Positive
+    layers: Positive
+    heads: Positive
+    head_dim: Positive
+    cross_heads: Positive
+    cross_head_dim: Positive
+    caption_size: Positive
+    ffn_ratio: Rate
+    spatial_path: bool = Field(description="zero-initialised, spatially aligned LQ path")
+    condition_position: bool = Field(description="zero-initialised 2-D position on condition tokens")
+
+
+class StepConfig(Section):
+    """One pretraining step."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    condition_dropout: Share = Field(description="share of samples whose condition tokens are all zero")
+
+
+class PretrainConfig(Section):
+    """Stage A of the paper: step 1 (integrator), step 2 (generator, LQ branch, LQ encoder)."""
+
+    integrator: IntegratorConfig
+    generator: GeneratorConfig
+    step1: StepConfig
+    step2: StepConfig
+    trainable: Literal["all", "paper"] = Field(
+        description="all: a generator from scratch, trained whole; paper: what the paper trains of a pretrained one"
+    )
+    generated_ids: Share = Field(description="share of step-2 samples conditioned on ids the integrator generated")
+    caption_share: Share = Field(description="share of samples whose prompt carries the caption")
+    ema_decay: Share
+    sampler_steps: Positive = Field(description="default number of sampling steps of the pipeline")
+    checkpoint_every: Positive = Field(description="steps between checkpoints")
+    seed: Count
+
+
+# --- preferences and alignment --------------------------------------------------------------------
+
+
+class SampleCandidatesConfig(Section):
+    """What people or the simulated annotator compare."""
+
+    num_faces: Positive = Field(description="training faces to draw candidates for")
+    samples: Positive = Field(description="seeds per face and step count")
+    step_counts: tuple[Positive, ...] = Field(description="sampling steps to draw with")
+    batch_size: Positive
+    seed: Count
+
+
+class OracleWeights(Section):
+    """How much each quality of a restoration, measured against HQ, matters to the simulated annotator."""
+
+    psnr: Weight
+    structure: Weight = Field(description="MS-SSIM")
+    edges: Weight = Field(description="gradient similarity")
+    sharpness: Weight = Field(description="closeness of the high-band energy to that of HQ")
+
+
+class SimulatedAnnotatorConfig(Section):
+    """A documented, noisy Bradley-Terry choice over fidelity to HQ (``reward_model.annotator``)."""
+
+    pairs: Count = Field(description="pairs to judge (0: none)")
+    annotators: Positive = Field(description="pseudonyms that share the pairs")
+    doubled: Share = Field(description="share of pairs that a second annotator judges too")
+    temperature: Rate = Field(description="noise of the choice, in standard deviations of utility; 0 is a perfect judge")
+    tie_margin: Weight = Field(description="noisy utility difference below which the judge calls a tie")
+    weights: OracleWeights
+
+
+class CollectPreferencesConfig(Section):
+    """Votes of people, merged with simulated ones."""
+
+    votes: str | None = Field(description="vote store, a folder; null: none")
+    simulated: SimulatedAnnotatorConfig
+    seed: Count
+
+
+class TrainRewardConfig(Section):
+    """Preference reward model: an ensemble of small networks, pairwise Bradley-Terry with ties."""
+
+    width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
+    levels: Positive = Field(description="resolutions looked at, from half the image size down")
+    members: Positive = Field(description="networks in the ensemble")
+    steps: Positive
+    batch_size: Positive = Field(description="pairs per step")
+    learning_rate: Rate
+    weight_decay: Weight
+    label_smoothing: Share = Field(description="share of each label that goes evenly to all outcomes")
+    corrupted: Share = Field(description="pairs of a candidate and its spoilt copy, as a share of the batch")
+    held_out: Share = Field(description="share of faces kept out for the accuracy figure")
+    weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")
+    measured: Positive = Field(description="candidates on which the composite's reference statistics are measured")
+    workers: Positive = Field(description="processes for face analysis")
+    checkpoint_every: Positive = Field(description="steps between checkpoints")
+    seed: Count
+
+
+class LoraConfig(Section):
+    """Low-rank adapters of the roles policy, old and ema (reference-method 4.1, 4.2)."""
+
+    rank: Positive
+    alpha: Positive
+
+
+class GuardConfig(Section):
+    """Watches faces held out of the training split while the policy is trained; ends a run that games its reward."""
+
+    every: Positive = Field(description="epochs between looks")
+    faces: Positive = Field(description="training faces held out for it")
+    samples: Annotated[int, Field(ge=2)] = Field(description="seeds per held-out face")
+    patience: Positive = Field(description="looks in a row below a margin after which the run ends")
+    margins: Mapping[str, Weight] = Field(
+        description="how far a metric may fall below base's: identity, structure, psnr or sharpness (share of HQ's)"
+    )
+
+
+class AlignConfig(Section):
+    """DiffusionNFT (reference-method section 4; symbols in docs/notation.md)."""
+
+    lora: LoraConfig
+    epochs: Positive
+    pool: Positive = Field(description="LQ images of the training split to draw from; their conditions are cached")
+    caption_share: Share = Field(description="share of the pool whose prompt carries the caption")
+    groups: Positive = Field(description="LQ images per epoch")
+    group_size: Annotated[int, Field(ge=2)] = Field(description="samples per LQ image (K)")
+    sampler_steps: Positive
+    solver_end: Literal["zero", "paper"] = Field(description="where rollouts end: sigma 0, or 1/steps as published")
+    reward_sum: Literal["standardised", "raw"] = Field(description="parts standardised within a group before weighting")
+    advantage_norm: Literal["global_std", "group_std"]
+    advantage_clip: Rate = Field(description="clip of advantages; also the published factor on the loss")
+    updates: Positive = Field(description="optimizer steps per epoch, each on whole groups")
+    timesteps: Positive = Field(description="noise levels trained per sample")
+    timestep_choice: Literal["stratified", "grid"] = Field(
+        description="one level from each of equal parts of (0, 1], or distinct values of the solver's grid (paper)"
+    )
+    shared_noise: bool = Field(description="samples of a group get the same noise and levels: less gradient variance")
+    batch_size: Positive = Field(description="samples in one forward; changes cost, not results beyond rounding")
+    nft_beta: Rate = Field(description="mix of policy and old velocity (paper's beta)")
+    kl_weight: Weight = Field(description="weight of the squared velocity difference to ref")
+    kl_timesteps: Count = Field(description="of the trained levels, how many also run ref (0: no KL term)")
+    old_decay: Literal["paper", "none", "delayed"] = Field(description="schedule of the old policy")
+    learning_rate: Rate
+    weight_decay: Weight
+    max_grad_norm: Rate
+    ema_decay: Share = Field(description="cap of the moving average's decay")
+    guard: GuardConfig
+    checkpoint_every: Positive = Field(description="optimizer steps between checkpoints")
+    workers: Positive = Field(description="processes for rewards that look at faces")
+    seed: Count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.groups % self.updates:
+            raise ValueError(f"groups ({self.groups}) must be a multiple of updates ({self.updates})")
+        if self.kl_timesteps > self.timesteps:
+            raise ValueError(f"kl_timesteps ({self.kl_timesteps}) must not exceed timesteps ({self.timesteps})")
+        if self.timestep_choice == "grid" and self.timesteps > self.sampler_steps:
+            raise ValueError(f"the solver's grid has {self.sampler_steps} levels, timesteps asks for {self.timesteps}")
+        return self
+
+
+# --- evaluation and release -----------------------------------------------------------------------
+
+
+class FetchChampionConfig(Section):
+    """The pinned champion; written by ``prefrestore model pin``."""
+
+    registry: str = Field(description="MLflow tracking URI")
+    model: str
+    version: Annotated[int, Field(gt=0)] | None
+    digest: str | None
+
+
+class EvaluateConfig(Section):
+    """The frozen evaluation."""
+
+    samples: Positive = Field(description="seeds per LQ image")
+    sampler_steps: Positive
+    batch_size: Positive = Field(description="fixed batch shape, so that bytes repeat")
+    bootstrap: Positive = Field(description="resamples of the confidence intervals")
+    confidence: Share = Field(description="confidence of the two-sided intervals")
+    margins: Mapping[str, Weight] = Field(description="by metric: a loss up to this is 'not worse' (0 if not named)")
+    faces_shown: Positive = Field(description="faces in the report's grid")
+    workers: Positive = Field(description="processes for face analysis")
+    seed: Count
+
+
+class GateRule(Section):
+    """One comparison of the policy; ``improve`` and ``not_worse`` must hold, ``watch`` is only reported."""
+
+    metric: str = Field(description="name in the metric table (prefrestore.evaluation.metrics)")
+    against: Literal["lq", "bicubic", "baseline", "base", "champion"]
+    role: Literal["improve", "not_worse", "watch"]
+    margin: Weight = Field(description="improve: by more than this; not_worse: by no more than this; metric's unit")
+
+
+class GateConfig(Section):
+    """Rules that decide whether the policy may be published."""
+
+    rules: tuple[GateRule, ...]
+    confidence: Share = Field(description="confidence of the two-sided intervals")
+    bootstrap: Positive = Field(description="resamples of the confidence intervals")
+    seed: Count
+
+
+class PublishConfig(Section):
+    """Where releases go."""
+
+    registry: str = Field(description="MLflow tracking URI")
+    store: str = Field(description="release store, a folder")
+    model: str
+
+
+class Config(Section):
+    """The whole configuration, one section per stage in the order of the stage table."""
+
+    ingest: IngestConfig
+    degrade: DegradeConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    train_codec: TrainCodecConfig
+    train_baseline: TrainBaselineConfig
+    pretrain: PretrainConfig
+    sample_candidates: SampleCandidatesConfig
+    collect_preferences: CollectPreferencesConfig
+    train_reward: TrainRewardConfig
+    align: AlignConfig
+    fetch_champion: FetchChampionConfig
+    evaluate: EvaluateConfig
+    gate: GateConfig
+    publish: PublishConfig
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(model: type[S], data: Any, where: str, *, name: str = "") -> S:
+    """Validate plain data against a section, called ``name`` in a message.
+
+    Raises:
+        UserError: names the first wrong key, where it stands and what was expected.
+    """
+    try:
+        text = json.dumps(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: holds a value that is no plain text, number, list or mapping ({error})") from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (*filter(None, [name]), *first["loc"])) or "(top level)"
+        message = "unknown key, remove it or check its spelling"
+        if first["type"] != "extra_forbidden":
+            message = f"{first['msg'].lower()}, found {first['input']!r:.60}"
+            if first["type"] == "missing":
+                message = "this key is missing, add it (presets/ has complete files)"
+        raise UserError(f"{where}: {key}: {message}") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        UserError: it is missing or is no YAML mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file: name one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): give a YAML text file") from None
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: is no valid YAML ({detail:.160}): mend the file") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no configuration sections: start from a file in presets/")
+    return data
+
+
+def load(path: Path) -> Config:
+    """Load a whole configuration file.
+
+    Raises:
+        UserError: as :func:`parse` and :func:`read_yaml`.
+    """
+    return parse(Config, read_yaml(path), str(path))
+
+
+def load_section(path: Path, name: str, model: type[S]) -> S:
+    """Load one stage's section of a configuration file; the other sections are not looked at.
+
+    Raises:
+        UserError: as :func:`load`, or the section is missing.
+    """
+    data = read_yaml(path)
+    unknown = sorted(set(data) - {field.alias or key for key, field in Config.model_fields.items()})
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]}: unknown section, remove it or check its spelling")
+    if name not in data:
+        raise UserError(f"{path}: section {name} is missing: add it (presets/ has complete files)")
+    return parse(model, data[name], str(path), name=name)

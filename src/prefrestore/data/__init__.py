@@ -1,0 +1,1 @@
+"""Sources, procedural portraits, degradation, paired data and preferences."""

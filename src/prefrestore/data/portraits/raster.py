@@ -1,0 +1,119 @@
+"""Drawing in frame coordinates at any resolution: anti-aliased fills and strokes, planar blending."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from prefrestore.data.portraits.anatomy import FRAME
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+_SHIFT = 4
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A window of a picture that shows the 512 px frame at `size` pixels; by default the whole picture."""
+
+    size: int
+    rows: slice = field(default_factory=lambda: slice(None))
+    columns: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def scale(self) -> float:
+        """Return pixels per frame pixel."""
+        return self.size / FRAME
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return height and width of the window in pixels."""
+        (top, bottom, _), (left, right, _) = self.rows.indices(self.size), self.columns.indices(self.size)
+        return bottom - top, right - left
+
+    def window(self, points: Floats, margin: float) -> Raster:
+        """Return the window of this picture around frame `points` [N, 2], `margin` frame pixels wider."""
+        low = np.maximum(np.floor((points.min(0) - margin) * self.scale), 0).astype(int)
+        high = np.minimum(np.ceil((points.max(0) + margin) * self.scale), self.size).astype(int)
+        return Raster(self.size, slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+
+    def of(self, planes: Floats) -> Floats:
+        """Return the view of whole-picture `planes` [..., S, S] in this window."""
+        return planes[..., self.rows, self.columns]
+
+    def cut(self, planes: Floats, outer: Raster) -> Floats:
+        """Return the view in this window of `planes` [..., h, w] that cover the window `outer`."""
+        top, left = outer.rows.start or 0, outer.columns.start or 0
+        return planes[..., self.rows.start - top : self.rows.stop - top, self.columns.start - left : self.columns.stop - left]
+
+    def at(self, point: Floats) -> tuple[int, int]:
+        """Return row and column in the window of the pixel nearest to a frame point, kept inside."""
+        column, row = (np.asarray(point) * self.scale).astype(int) - [self.columns.start or 0, self.rows.start or 0]
+        height, width = self.shape
+        return int(np.clip(row, 0, height - 1)), int(np.clip(column, 0, width - 1))
+
+    def axes(self) -> tuple[Floats, Floats]:
+        """Return x [1, w] and y [h, 1] of the pixels' centres in the frame."""
+        lines = [(np.arange(*part.indices(self.size), dtype=np.float32) + np.float32(0.5)) / np.float32(self.scale)
+                 for part in (self.columns, self.rows)]  # fmt: skip
+        return lines[0][None, :], lines[1][:, None]
+
+    def fixed(self, points: Floats) -> NDArray[np.int32]:
+        """Return frame points as OpenCV's fixed-point pixel coordinates in the window."""
+        origin = np.array([self.columns.start or 0, self.rows.start or 0], np.float32) + np.float32(0.5)
+        return np.rint((points * np.float32(self.scale) - origin) * np.float32(1 << _SHIFT)).astype(np.int32)
+
+    def blank(self) -> Bytes:
+        """Return an empty mask."""
+        return np.zeros(self.shape, np.uint8)
+
+    def fill(self, *outlines: Floats) -> Floats:
+        """Return the union of filled outlines as coverage in [0, 1], [h, w]."""
+        mask = self.blank()
+        for outline in outlines:
+            cv2.fillPoly(mask, [self.fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
+        return to_float(mask)
+
+    def strokes(self, target: Bytes, lines: Sequence[Floats] | Floats, width: float, value: float = 255.0) -> None:
+        """Draw open lines of `width` frame pixels into `target`; lines thinner than a pixel get fainter instead."""
+        pixels = width * self.scale
+        faint = min(1.0, max(pixels, 0.12))
+        thickness = max(1, round(pixels))
+        fixed = self.fixed(lines) if isinstance(lines, np.ndarray) else [self.fixed(line) for line in lines]
+        cv2.polylines(target, list(fixed), False, float(value * faint), thickness, cv2.LINE_AA, _SHIFT)
+
+    def blur(self, image: Floats, radius: float) -> Floats:
+        """Return `image` blurred by a Gaussian of `radius` frame pixels."""
+        sigma = radius * self.scale
+        return image if sigma < 0.3 else soften(image, sigma)
+
+
+def to_float(mask: Bytes) -> Floats:
+    """Return a byte mask as float32 in [0, 1]."""
+    return mask * np.float32(1.0 / 255.0)
+
+
+def soften(image: Floats, sigma: float) -> Floats:
+    """Return a Gaussian blur; wide ones are computed at a lower resolution, where they look the same."""
+    if sigma < 3.0:
+        return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    height, width = image.shape[:2]
+    factor = max(2, int(sigma // 1.6))
+    small = cv2.resize(image, (max(4, width // factor), max(4, height // factor)), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / factor, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def over(canvas: Floats, color: Floats, alpha: Floats) -> None:
+    """Blend `color` ([3], [3, 1, 1] or [3, H, W]) over the planar `canvas` [3, H, W] with `alpha` [H, W], in place."""
+    layer = color.reshape(3, 1, 1) if color.ndim == 1 else color
+    canvas += (layer - canvas) * alpha
+
+
+def linear(red: float, green: float, blue: float) -> Floats:
+    """Return an 8-bit sRGB colour as linear light, [3]; gamma 2 stands for the sRGB curve throughout."""
+    return (np.array([red, green, blue], np.float32) / 255.0) ** 2

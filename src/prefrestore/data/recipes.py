@@ -1,0 +1,77 @@
+"""Recipes: published ways of degrading faces, read from ``recipes.yaml``, and the drawing of records from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import yaml
+from pydantic import field_validator
+
+from prefrestore.data.operations import DegradationRecord, Frozen, Severity
+from prefrestore.data.ranges import Draw, Extent, Range, merge_bounds
+from prefrestore.data.steps import AnyStep
+from prefrestore.errors import UserError
+from prefrestore.runtime import seeding
+
+
+class Recipe(Frozen):
+    """A published way of degrading faces."""
+
+    name: str
+    source: str
+    rounding: Literal["truncate", "nearest"]
+    steps: tuple[AnyStep, ...]
+    severity: Severity = "any"
+
+    @field_validator("steps")
+    @classmethod
+    def _one_restore(cls, steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
+        if sum(step.op == "restore" for step in steps) != 1:
+            raise ValueError("a recipe restores the image size exactly once")
+        return steps
+
+    def bounds(self, size: int, severity: Severity | None = None) -> dict[str, Range]:
+        """Return the range of every number that may be drawn at a size, by ``operation.parameter``."""
+        extent = Extent(size, severity or self.severity)
+        return merge_bounds(step.bounds(extent) for step in self.steps)
+
+
+@cache
+def recipes() -> Mapping[str, Recipe]:
+    """Return all recipes by name."""
+    text = files("prefrestore.data").joinpath("recipes.yaml").read_text(encoding="utf-8")
+    return {name: Recipe(name=name, **fields) for name, fields in yaml.safe_load(text).items()}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return a recipe.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in recipes():
+        raise UserError(f"recipe {name!r} is unknown: choose one of {', '.join(recipes())}")
+    return recipes()[name]
+
+
+def draw_record(
+    recipe: Recipe, size: int, seed: int, sample_id: str, severity: Severity | None = None
+) -> DegradationRecord:
+    """Draw what happens to one image: a function of its arguments alone, not of order or worker.
+
+    Args:
+        recipe: ranges and steps.
+        size: side of the image, pixels.
+        seed: seed of the data set.
+        sample_id: name of the sample, unique in the data set.
+        severity: third of every range to draw from; None: the recipe's own.
+    """
+    chosen = severity or recipe.severity
+    draw = Draw(size, chosen, seeding.rng("degrade", seed, sample_id))
+    operations = tuple(operation for step in recipe.steps for operation in step.operations(draw))
+    return DegradationRecord(
+        recipe=recipe.name, severity=chosen, size=size, operations=operations, rounding=recipe.rounding
+    )

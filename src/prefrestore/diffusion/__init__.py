@@ -1,0 +1,1 @@
+"""Flow matching: interpolation, velocity, and the one sampler that everything uses."""

@@ -1,0 +1,1 @@
+"""Metric table, significance, uncertainty, report."""

@@ -1,0 +1,95 @@
+"""The whole evaluation of drawn columns: measured, summed up, compared, broken down; and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from prefrestore import artifacts
+from prefrestore.config import EvaluateConfig
+from prefrestore.data.pairs import PairSet
+from prefrestore.evaluation.calibration import Calibration, Reliability, calibrate
+from prefrestore.evaluation.columns import Column
+from prefrestore.evaluation.distributions import set_distance
+from prefrestore.evaluation.groups import GroupResult, break_down
+from prefrestore.evaluation.measure import measure
+from prefrestore.evaluation.significance import Comparison, Estimate
+from prefrestore.evaluation.summary import (
+    compare_columns,
+    metric_table,
+    plain,
+    resampling_of,
+    statements,
+    summarise,
+)
+from prefrestore.evaluation.table import PER_SAMPLE, per_face
+from prefrestore.rewards.composite import CompositeReward
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All that an evaluation found.
+
+    Attributes:
+        columns: what each method made of the LQ images.
+        pairs: the frozen evaluation pairs.
+        samples: a row per column, face and sample.
+        faces: a row per column and face.
+        summary: estimates by column and metric.
+        comparisons: the aligned model against each other column.
+        statements: the same in a sentence each.
+        uncertainty: by generative column, the curve from spread to error and how well it holds.
+        groups: the aligned model on parts of the set.
+        confidence: of all intervals.
+    """
+
+    columns: Sequence[Column]
+    pairs: PairSet
+    samples: pd.DataFrame
+    faces: pd.DataFrame
+    summary: Mapping[str, Mapping[str, Estimate]]
+    comparisons: Sequence[Comparison]
+    statements: Mapping[str, str]
+    uncertainty: Mapping[str, tuple[Calibration, Reliability]]
+    groups: Sequence[GroupResult]
+    confidence: float
+
+
+def assess(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, config: EvaluateConfig) -> Assessment:
+    """Measure and compare columns on the frozen pairs."""
+    how = resampling_of(config)
+    measured = measure(columns, pairs, reward)
+    faces = per_face(measured.samples)
+    distances = {name: set_distance(found, measured.hq_embeddings) for name, found in measured.embeddings.items()}
+    comparisons = compare_columns(faces, config)
+    calibrated = {column.name: calibrate(column.samples, pairs.hq, how) for column in columns}
+    return Assessment(
+        columns=columns,
+        pairs=pairs,
+        samples=measured.samples,
+        faces=faces,
+        summary=summarise(faces, distances, how),
+        comparisons=comparisons,
+        statements=statements(comparisons),
+        uncertainty={name: found for name, found in calibrated.items() if found is not None},
+        groups=break_down(faces, pairs, config.margins, how),
+        confidence=config.confidence,
+    )
+
+
+def write_metrics(found: Assessment, folder: Path) -> None:
+    """Write the figures: ``metrics.json``, ``per_sample.parquet`` and what explains them."""
+    found.samples.to_parquet(folder / PER_SAMPLE, index=False)
+    artifacts.write_json(folder / "metrics.json", {"columns": plain(found.summary)})
+    comparisons = {"statements": found.statements, "comparisons": plain(found.comparisons)}
+    artifacts.write_json(folder / "comparisons.json", comparisons)
+    artifacts.write_json(folder / "metric_table.json", metric_table())
+    artifacts.write_json(folder / "groups.json", plain(found.groups))
+    uncertainty = {
+        name: {"calibration": plain(calibration), "reliability": plain(reliability)}
+        for name, (calibration, reliability) in found.uncertainty.items()
+    }
+    artifacts.write_json(folder / "uncertainty.json", uncertainty)

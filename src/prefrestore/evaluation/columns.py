@@ -1,0 +1,156 @@
+"""The columns of the evaluation: what each method makes of the same frozen LQ images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefrestore import artifacts
+from prefrestore.data.operations import DegradationRecord, Resize
+from prefrestore.data.pairs import PairSet, to_tensor, to_uint8
+from prefrestore.errors import UserError
+from prefrestore.models.adapters import load_policy, using_role
+from prefrestore.models.baseline import load_baseline, restore_baseline
+from prefrestore.models.condition import Condition
+from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.runtime.progress import track
+from prefrestore.runtime.seeding import derive
+
+
+@dataclass(frozen=True)
+class Column:
+    """One method's results: S samples (1 if it has no chance in it) of N faces."""
+
+    name: str
+    samples: np.ndarray  # [S, N, H, W, 3] uint8
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a generative column is drawn."""
+
+    samples: int
+    steps: int
+    batch_size: int
+    seed: int
+
+
+def all_columns(
+    pairs: PairSet, sampling: Sampling, *, baseline: Path, base: Path, policy: Path, champion: Path
+) -> list[Column]:
+    """Return every column of the evaluation, in the order of the table; the champion only if there is one."""
+    pipeline, conditions = _load(base, pairs, sampling)
+    load_policy(pipeline, policy, artifacts.digest(base))
+    with using_role(pipeline, "ref"):
+        base_samples = sampled_column("base", pipeline, conditions, pairs, sampling)
+    return [
+        lq_column(pairs),
+        bicubic_column(pairs),
+        baseline_column(baseline, pairs, sampling.batch_size),
+        base_samples,
+        sampled_column("policy", pipeline, conditions, pairs, sampling),
+        *champion_columns(champion, pairs, sampling),
+        codec_column(pipeline, pairs, sampling.batch_size),
+    ]
+
+
+def champion_columns(folder: Path, pairs: PairSet, sampling: Sampling) -> list[Column]:
+    """Return the champion's column, or none if there is no champion yet."""
+    if artifacts.read_json(folder / "champion.json")["model"] is None:
+        return []
+    release = folder / "release"
+    pipeline, conditions = _load(release / "base", pairs, sampling)
+    load_policy(pipeline, release / "policy", artifacts.digest(release / "base"))
+    return [sampled_column("champion", pipeline, conditions, pairs, sampling)]
+
+
+def _load(folder: Path, pairs: PairSet, sampling: Sampling) -> tuple[PrefRestorePipeline, Condition]:
+    pipeline = PrefRestorePipeline.from_pretrained(folder)
+    if pipeline.image_size != pairs.image_size:
+        raise UserError(
+            f"evaluate: {folder} restores {pipeline.image_size} px, the pairs have {pairs.image_size} px: "
+            "use pairs of the model's size"
+        )
+    return pipeline, encode_conditions(pipeline, pairs, sampling.batch_size)
+
+
+def lq_column(pairs: PairSet) -> Column:
+    """Return the LQ images themselves."""
+    return Column("lq", pairs.lq[None, :, 0])
+
+
+def bicubic_column(pairs: PairSet) -> Column:
+    """Return the LQ images reduced to their smallest recorded size and enlarged again by bicubic interpolation."""
+    rows = [_bicubic(image, records[0]) for image, records in zip(pairs.lq[:, 0], pairs.records, strict=True)]
+    return Column("bicubic", np.stack(rows)[None])
+
+
+def _bicubic(image: np.ndarray, record: DegradationRecord) -> np.ndarray:
+    sizes = [(step.width, step.height) for step in record.operations if isinstance(step, Resize)]
+    smallest = min(sizes, default=(image.shape[1], image.shape[0]))
+    small = cv2.resize(image, smallest, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def baseline_column(folder: Path, pairs: PairSet, batch_size: int) -> Column:
+    """Return what the regression U-Net makes of the LQ images."""
+    network = load_baseline(folder)
+    restored = in_batches(lambda lq: restore_baseline(network, lq), to_tensor(pairs.lq[:, 0]), batch_size)
+    return Column("baseline", to_uint8(restored)[None])
+
+
+def codec_column(pipeline: PrefRestorePipeline, pairs: PairSet, batch_size: int) -> Column:
+    """Return the HQ images after the codec's round trip: what no sample can surpass."""
+    restored = in_batches(lambda hq: pipeline.decode(pipeline.encode(hq)), to_tensor(pairs.hq), batch_size)
+    return Column("codec", to_uint8(restored)[None])
+
+
+def encode_conditions(pipeline: PrefRestorePipeline, pairs: PairSet, batch_size: int) -> Condition:
+    """Return the condition of every LQ image; it is the same for all adapters."""
+    lq = to_tensor(pairs.lq[:, 0])
+    parts = []
+    for rows, real in fixed_batches(len(lq), batch_size):
+        condition = pipeline.encode_condition(lq[rows], [pairs.captions[row] for row in rows])
+        parts.append(condition.select(range(real)))
+    return Condition.concatenate(parts)
+
+
+def sampled_column(
+    name: str, pipeline: PrefRestorePipeline, conditions: Condition, pairs: PairSet, sampling: Sampling
+) -> Column:
+    """Draw every face ``sampling.samples`` times; noise depends on face and sample alone, so columns are paired."""
+    count = len(pairs.ids)
+    order = [(sample, face) for sample in range(sampling.samples) for face in range(count)]
+    restored = np.empty((len(order), *pairs.hq.shape[1:]), np.uint8)
+    batches = list(fixed_batches(len(order), sampling.batch_size))
+    start = 0
+    for rows, real in track(batches, f"evaluate: {name}", total=len(batches), unit="batch"):
+        chosen = [order[row] for row in rows]
+        seeds = [derive("evaluate", sampling.seed, pairs.ids[face], sample) for sample, face in chosen]
+        condition = conditions.select([face for _, face in chosen])
+        latents = pipeline.sample(condition, pipeline.initial_noise(seeds), sampling.steps)
+        restored[start : start + real] = to_uint8(pipeline.decode(latents))[:real]
+        start += real
+    return Column(name, restored.reshape(sampling.samples, count, *pairs.hq.shape[1:]))
+
+
+def fixed_batches(count: int, batch_size: int) -> Iterator[tuple[list[int], int]]:
+    """Yield rows of equally large batches and how many of them are real; the last row fills the last batch up.
+
+    A network's bytes depend on its batch shape, so every batch has the same.
+    """
+    for start in range(0, count, batch_size):
+        rows = list(range(start, min(start + batch_size, count)))
+        yield rows + [count - 1] * (batch_size - len(rows)), len(rows)
+
+
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, batch_size: int) -> Tensor:
+    """Apply ``function`` to batches of one fixed shape."""
+    return torch.cat([function(images[rows])[:real] for rows, real in fixed_batches(len(images), batch_size)])

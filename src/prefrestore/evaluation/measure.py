@@ -1,0 +1,118 @@
+"""From columns to a table of values per face, method and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from prefrestore.data.degradation import degrade
+from prefrestore.data.pairs import PairSet, to_tensor
+from prefrestore.evaluation.columns import Column
+from prefrestore.evaluation.metrics import high_band_energy, ms_ssim, psnr, sharpness, ssim
+from prefrestore.evaluation.niqe import NaturalModel, fit_natural_model, niqe
+from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread
+from prefrestore.faces.analysis import FaceAnalysis
+from prefrestore.faces.identity import identity_angle, identity_similarity, verification_rank
+from prefrestore.faces.landmarks import landmark_distance
+from prefrestore.rewards.base import References
+from prefrestore.rewards.composite import CompositeReward
+from prefrestore.runtime.progress import track
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured.
+
+    Attributes:
+        samples: a row per column, face and sample: ``column``, ``id``, ``sample``, ``recipe``, ``severity``, the metrics
+            of the metric table, and the reward's parts as ``reward_<name>``. ``sample_spread`` and ``sample_entropy``
+            belong to a face's set of samples and stand in each of its rows. NaN is what could not be measured.
+        embeddings: dlib's embeddings by column, [S, N, 128].
+        hq_embeddings: those of HQ, [N, 128].
+    """
+
+    samples: pd.DataFrame
+    embeddings: Mapping[str, np.ndarray]
+    hq_embeddings: np.ndarray
+
+
+@dataclass(frozen=True)
+class HqFeatures:
+    """What is known of the HQ faces, computed once for all columns."""
+
+    energies: Sequence[float]
+    natural: NaturalModel
+
+
+def measure(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward) -> Measurements:
+    """Measure every sample of every column."""
+    references = References(to_tensor(pairs.lq[:, 0]), to_tensor(pairs.hq), pairs.captions, pairs.landmarks, pairs.ids)
+    reference = HqFeatures([high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
+    jobs = [(column, sample) for column in columns for sample in range(len(column.samples))]
+    frames: list[pd.DataFrame] = []
+    embeddings: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
+    hq = np.empty((0, 0))
+    for column, sample in track(jobs, "evaluate: measure", total=len(jobs), unit="set"):
+        restored = column.samples[sample]
+        seen, hq_seen = read_faces(restored, references, reward)
+        hq = hq_seen.embeddings
+        embeddings[column.name].append(seen.embeddings)
+        values = {
+            **_pixel_values(restored, pairs, reference),
+            **_face_values(seen, hq_seen),
+            **_reward_values(restored, references, reward),
+            "sample_spread": sample_spread(column.samples),
+            "sample_entropy": sample_entropy(column.samples),
+        }
+        key = {"column": column.name, "id": pairs.ids, "sample": sample, **_drawn(pairs)}
+        frames.append(pd.DataFrame({**key, **values}))
+    stacked = {name: np.stack(found) for name, found in embeddings.items()}
+    return Measurements(pd.concat(frames, ignore_index=True), stacked, hq)
+
+
+def _drawn(pairs: PairSet) -> dict[str, list[str]]:
+    first = [records[0] for records in pairs.records]
+    return {"recipe": [record.recipe for record in first], "severity": [record.severity for record in first]}
+
+
+def _pixel_values(restored: np.ndarray, pairs: PairSet, reference: HqFeatures) -> dict[str, list[float]]:
+    both = list(zip(restored, pairs.hq, strict=True))
+    frozen = zip(restored, pairs.records, pairs.lq[:, 0], strict=True)
+    return {
+        "psnr": [psnr(a, b) for a, b in both],
+        "ssim": [ssim(a, b) for a, b in both],
+        "ms_ssim": [ms_ssim(a, b) for a, b in both],
+        "sharpness": [sharpness(image, energy) for image, energy in zip(restored, reference.energies, strict=True)],
+        "niqe": [niqe(image, reference.natural) for image in restored],
+        "lq_consistency": [psnr(degrade(image, records[0]), lq) for image, records, lq in frozen],
+    }
+
+
+def read_faces(
+    restored: np.ndarray, references: References, reward: CompositeReward
+) -> tuple[FaceAnalysis, FaceAnalysis]:
+    """Return what dlib sees in restored images [N, H, W, 3] and in HQ; the reward's reader keeps it for its own parts."""
+    found = reward.reader.read(to_tensor(restored), references)
+    if found is None:
+        raise ValueError("faces are measured against HQ images and their landmarks")
+    return found
+
+
+def _face_values(seen: FaceAnalysis, hq: FaceAnalysis) -> dict[str, np.ndarray]:
+    return {
+        "identity_similarity": identity_similarity(seen.embeddings, hq.embeddings),
+        "identity_angle": identity_angle(seen.embeddings, hq.embeddings),
+        "verification_rank": verification_rank(seen.embeddings, hq.embeddings),
+        "landmark_distance": landmark_distance(seen.landmarks, hq.landmarks),
+    }
+
+
+def _reward_values(restored: np.ndarray, references: References, reward: CompositeReward) -> dict[str, np.ndarray]:
+    parts = reward.parts(to_tensor(restored), references)
+    return {
+        "reward_total": reward.totals(parts).double().numpy(),
+        **{f"reward_{name}": values.double().numpy() for name, values in parts.items()},
+    }

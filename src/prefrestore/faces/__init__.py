@@ -1,0 +1,1 @@
+"""Face geometry and identity: detection, landmarks, alignment."""

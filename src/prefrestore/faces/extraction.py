@@ -1,0 +1,164 @@
+"""From a source's candidate to rows of ``faces``: decode, find, align, describe. Runs in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from prefrestore.data.images import UnreadableError, decode, encode_png, sharpness
+from prefrestore.data.sources import Candidate, split_by_hash
+from prefrestore.data.tables import Face, Rejection, Split
+from prefrestore.faces.alignment import crop, crop_matrix, ffhq_square, frame, is_aligned, transform
+from prefrestore.faces.detection import find_faces, find_landmarks
+
+HASH_SIDE = 16
+MIN_SCALE = 0.5  # a face may be enlarged at most twice
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How candidates become faces."""
+
+    image_size: int
+    aligned: bool
+    split: str
+    eval_share: float
+    licence: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one candidate gave; ``split`` is None where only its content could tell."""
+
+    split: Split | None
+    faces: tuple[Face, ...]
+    rejected: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A face in an image: the crop's corners, landmarks and box, all in pixels of the image; None where unknown."""
+
+    square: np.ndarray
+    landmarks: np.ndarray | None
+    box: np.ndarray | None
+
+
+def extract(candidate: Candidate, how: Extraction) -> Extracted:
+    """Return the faces of a candidate, or why it gives none; a photograph may hold several."""
+    if candidate.problem:
+        return _set_aside(candidate, candidate.problem)
+    try:
+        data = _read(candidate.payload)
+        image = decode(data)
+    except UnreadableError as error:
+        return _set_aside(candidate, str(error))
+    split = candidate.split or split_by_hash(how.seed, _split_key(candidate, data, how), how.eval_share)
+    found = list(_find(image, how))
+    if not found:
+        return _set_aside(candidate, "no face found")
+    small = [np.linalg.norm(face.square[1] - face.square[0]) < MIN_SCALE * how.image_size for face in found]
+    return Extracted(
+        candidate.split,
+        tuple(
+            _face(candidate, _numbered(candidate.id, number, "-face"), image, face, split, how)
+            for number, face in enumerate(found)
+            if not small[number]
+        ),
+        tuple(
+            Rejection(_numbered(candidate.name, number, "#"), "face too small")
+            for number in range(len(found))
+            if small[number]
+        ),
+    )
+
+
+def _set_aside(candidate: Candidate, reason: str) -> Extracted:
+    return Extracted(candidate.split, (), (Rejection(candidate.name, reason),))
+
+
+def _numbered(name: str, number: int, mark: str) -> str:
+    return f"{name}{mark}{number}" if number else name
+
+
+def _read(payload: Path | bytes) -> bytes:
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return payload.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror})") from None
+
+
+def _split_key(candidate: Candidate, data: bytes, how: Extraction) -> str:
+    """Return what decides the split: the person, or the content, so that copies of an image stay together."""
+    if how.split == "identity" and candidate.identity:
+        return candidate.identity
+    return sha256(data).hexdigest()
+
+
+def _find(image: np.ndarray, how: Extraction) -> Iterator[Found]:
+    whole = frame(*image.shape[:2])
+    boxes = find_faces(image)
+    if how.aligned:
+        box = boxes[0] if boxes else None
+        yield Found(whole, None if box is None else find_landmarks(image, box), box)
+        return
+    for box in boxes:
+        landmarks = find_landmarks(image, box)
+        square = ffhq_square(landmarks)
+        yield Found(whole if is_aligned(square, *image.shape[:2]) else square, landmarks, box)
+
+
+def _face(candidate: Candidate, face_id: str, image: np.ndarray, found: Found, split: Split, how: Extraction) -> Face:
+    matrix = crop_matrix(found.square, how.image_size)
+    landmarks = None if found.landmarks is None else transform(matrix, found.landmarks)
+    return describe(
+        crop(image, found.square, how.image_size),
+        landmarks,
+        None if found.box is None else _box(transform(matrix, found.box.reshape(2, 2))),
+        {
+            "id": face_id,
+            "split": split,
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "caption": candidate.caption,
+            "licence": how.licence,
+            "identity": candidate.identity,
+        },
+    )
+
+
+def _box(corners: np.ndarray) -> np.ndarray:
+    return np.concatenate([corners.min(0), corners.max(0)])
+
+
+def describe(
+    pixels: np.ndarray, landmarks: np.ndarray | None, box: np.ndarray | None, origin: Mapping[str, Any]
+) -> Face:
+    """Return the row of a face.
+
+    Args:
+        pixels: the aligned face, 8-bit RGB [size, size, 3].
+        landmarks: [68, 2] x, y in its pixels; None: unknown.
+        box: left, top, right, bottom in its pixels; None: unknown.
+        origin: the columns that the pixels do not give.
+    """
+    data = encode_png(pixels)
+    return Face(
+        image=data,
+        sha256=sha256(data).hexdigest(),
+        landmarks=() if landmarks is None else landmarks.ravel().tolist(),
+        box=() if box is None else box.tolist(),
+        sharpness=sharpness(pixels),
+        phash=str(imagehash.phash(Image.fromarray(pixels), hash_size=HASH_SIDE)),
+        **origin,
+    )

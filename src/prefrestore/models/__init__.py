@@ -1,0 +1,1 @@
+"""Networks: codec, image tokenizer, integrator, connectors, generator, and the pipeline that joins them."""

@@ -1,0 +1,57 @@
+"""Connectors: integrator states and LQ latent tokens become the generator's condition (reference-method 1.6)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import Tensor, nn
+
+ROOT_5_5 = 5.5**0.5
+"""Initial weight of the diffusion connector's RMSNorm, hence the RMS of its output."""
+
+
+def _connector(in_size: int, out_size: int, norm_weight: float) -> nn.Sequential:
+    norm = nn.RMSNorm(out_size, eps=1e-5)
+    nn.init.constant_(norm.weight, norm_weight)
+    return nn.Sequential(nn.Linear(in_size, out_size), nn.GELU("tanh"), nn.Linear(out_size, out_size), norm)
+
+
+class Connectors(ModelMixin, ConfigMixin):
+    """Projects queries [B, n + 1, D_lm] and LQ tokens [B, m, D_dit] to the caption size and joins them.
+
+    With ``position`` every token but ``<S0>`` gets a 2-D sine-cosine code of its place through one linear layer
+    that starts at zero, so that weights published without it load unchanged.
+    """
+
+    @register_to_config
+    def __init__(  # noqa: PLR0913 (diffusers stores these arguments as the model's configuration)
+        self,
+        query_size: int = 2048,
+        lq_size: int = 2240,
+        caption_size: int = 2304,
+        query_grid: int = 27,
+        lq_grid: int = 16,
+        position: bool = True,
+    ) -> None:
+        super().__init__()
+        self.diffusion_connector = _connector(query_size, caption_size, ROOT_5_5)
+        self.vae_connector = _connector(lq_size, caption_size, 1.0)
+        if position:
+            size = 64
+            self.position_projection = nn.Linear(size, caption_size, bias=False)
+            nn.init.zeros_(self.position_projection.weight)
+            codes = [
+                torch.zeros(1, size),
+                torch.as_tensor(get_2d_sincos_pos_embed(size, query_grid, base_size=16, output_type="pt")),
+                torch.as_tensor(get_2d_sincos_pos_embed(size, lq_grid, base_size=16, output_type="pt")),
+            ]
+            self.register_buffer("position_codes", torch.cat(codes).float(), persistent=False)
+
+    def forward(self, queries: Tensor, lq_tokens: Tensor) -> Tensor:
+        """Return condition tokens [B, n + 1 + m, caption_size]."""
+        tokens = torch.cat([self.diffusion_connector(queries), self.vae_connector(lq_tokens)], 1)
+        if self.config.position:
+            tokens = tokens + self.position_projection(self.position_codes)
+        return tokens

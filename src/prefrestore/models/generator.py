@@ -1,0 +1,103 @@
+"""The diffusion generator: ``SanaTransformer2DModel`` with a spatially aligned LQ path that starts at zero."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, SanaTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+
+from prefrestore.config import GeneratorConfig
+
+TIME_SIZE = 32
+
+
+class Generator(ModelMixin, ConfigMixin):
+    """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
+
+    The spatial path has two parts, both zero at the start so that weights published without them load bit-true:
+    the LQ latent as extra input channels of the patch embedding, and a per-channel, noise-level dependent gain on
+    ``x_t`` and the LQ latent added to the output (the linear part of the optimal denoiser).
+    """
+
+    @register_to_config
+    def __init__(  # noqa: PLR0913 (diffusers stores these arguments as the model's configuration)
+        self,
+        latent_channels: int = 32,
+        latent_size: int = 16,
+        patch_size: int = 1,
+        layers: int = 20,
+        heads: int = 70,
+        head_dim: int = 32,
+        cross_heads: int = 20,
+        cross_head_dim: int = 112,
+        caption_size: int = 2304,
+        ffn_ratio: float = 2.5,
+        spatial_path: bool = True,
+    ) -> None:
+        super().__init__()
+        self.transformer = SanaTransformer2DModel(
+            in_channels=2 * latent_channels if spatial_path else latent_channels,
+            out_channels=latent_channels,
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            num_layers=layers,
+            num_cross_attention_heads=cross_heads,
+            cross_attention_head_dim=cross_head_dim,
+            cross_attention_dim=heads * head_dim,
+            caption_channels=caption_size,
+            mlp_ratio=ffn_ratio,
+            sample_size=latent_size,
+            patch_size=patch_size,
+            qk_norm="rms_norm_across_heads",
+        )
+        if spatial_path:
+            with torch.no_grad():
+                self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
+            self.gain = nn.Sequential(
+                nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), nn.Linear(TIME_SIZE, 2 * latent_channels)
+            )
+            nn.init.zeros_(self.gain[2].weight)
+            nn.init.zeros_(self.gain[2].bias)
+
+    def lq_tokens(self, spatial: Tensor) -> Tensor:
+        """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""
+        if self.config.spatial_path:
+            spatial = torch.cat([spatial, torch.zeros_like(spatial)], 1)
+        return self.transformer.patch_embed(spatial)
+
+    def forward(self, x_t: Tensor, sigma: Tensor, tokens: Tensor, spatial: Tensor) -> Tensor:
+        """Return the velocity [B, C, h, w].
+
+        Args:
+            x_t: noisy latent, [B, C, h, w].
+            sigma: noise level, [B] in [0, 1].
+            tokens: condition tokens, [B, T, caption_size].
+            spatial: LQ latent, [B, C, h, w].
+        """
+        inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
+        timestep = 1000 * sigma
+        velocity = self.transformer(inputs, tokens, timestep, return_dict=False)[0]
+        if self.config.spatial_path:
+            embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
+            on_noisy, on_lq = self.gain(embedding)[:, :, None, None].chunk(2, 1)
+            velocity = velocity + on_noisy * x_t + on_lq * spatial
+        return velocity
+
+
+def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: int) -> Generator:
+    """Return an untrained generator for latents [B, latent_channels, latent_size, latent_size]."""
+    return Generator(
+        latent_channels=latent_channels,
+        latent_size=latent_size,
+        patch_size=config.patch_size,
+        layers=config.layers,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        cross_heads=config.cross_heads,
+        cross_head_dim=config.cross_head_dim,
+        caption_size=config.caption_size,
+        ffn_ratio=config.ffn_ratio,
+        spatial_path=config.spatial_path,
+    )

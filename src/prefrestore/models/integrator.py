@@ -1,0 +1,100 @@
+"""The auto-regressive integrator: a Qwen3 decoder that turns LQ codes and text into dense latent queries.
+
+Queries are the final-layer states at ``<S0>`` and at every image code: [B, n + 1, D] (reference-method 1.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+
+from prefrestore.config import IntegratorConfig
+from prefrestore.models.text import Prompt, Vocabulary
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the integrator says of a batch: code ids [B, n] and the queries [B, n + 1, D] that go with them."""
+
+    ids: Tensor
+    queries: Tensor
+
+
+def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3ForCausalLM:
+    """Return an untrained Qwen3 with the vocabulary's layout recorded in its configuration."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary.size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.ffn_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            image_start_tag_id=vocabulary.image_start,
+            image_end_tag_id=vocabulary.image_end,
+            scale_start_token_id=vocabulary.scale,
+            scale_end_token_id=vocabulary.scale + 2,
+            num_scale_tokens=3,
+            image_start_token_id=vocabulary.first_code,
+            image_end_token_id=vocabulary.size - 1,
+            num_image_tokens=vocabulary.num_codes,
+        )
+    )
+
+
+def vocabulary_of(integrator: Qwen3ForCausalLM) -> Vocabulary:
+    """Return the id layout recorded in an integrator's configuration."""
+    config = integrator.config
+    return Vocabulary(config.image_start_tag_id, config.num_image_tokens)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Return position ids [B, L] of left-padded sequences."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) -> Decoded:
+    """Run the integrator over prompt and given codes [B, n]; the query span is exact, whatever the padding."""
+    vocabulary = vocabulary_of(integrator)
+    whole = torch.cat([prompt.ids, ids + vocabulary.first_code], 1)
+    mask = torch.cat([prompt.mask, torch.ones_like(ids)], 1)
+    output = integrator.model(input_ids=whole, attention_mask=mask, position_ids=positions(mask), use_cache=False)
+    return Decoded(ids, output.last_hidden_state[:, prompt.ids.shape[1] - 1 :])
+
+
+def code_loss(integrator: Qwen3ForCausalLM, decoded: Decoded) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of the codes over the whole vocabulary and the share predicted right."""
+    logits = integrator.lm_head(decoded.queries[:, :-1]).flatten(0, 1).float()
+    target = (decoded.ids + vocabulary_of(integrator).first_code).flatten()
+    accuracy = (logits.argmax(-1) == target).float().mean()
+    return functional.cross_entropy(logits, target), accuracy
+
+
+@torch.no_grad()
+def generate(integrator: Qwen3ForCausalLM, prompt: Prompt, num_tokens: int) -> Decoded:
+    """Decode ``num_tokens`` codes greedily; the head sees legal ids only and states are kept on the way."""
+    vocabulary = vocabulary_of(integrator)
+    head = integrator.lm_head.weight[vocabulary.first_code :]
+    cache = DynamicCache(config=integrator.config)
+    mask, inputs = prompt.mask, prompt.ids
+    places = positions(mask)
+    states, codes = [], []
+    for index in range(num_tokens + 1):
+        output = integrator.model(
+            input_ids=inputs, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        states.append(output.last_hidden_state[:, -1])
+        if index == num_tokens:
+            break
+        codes.append((states[-1] @ head.T).argmax(-1))
+        inputs = codes[-1][:, None] + vocabulary.first_code
+        places = places[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(inputs)], 1)
+    return Decoded(torch.stack(codes, 1), torch.stack(states, 1))

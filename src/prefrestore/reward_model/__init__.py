@@ -1,0 +1,1 @@
+"""The preference reward model and its Bradley-Terry training."""

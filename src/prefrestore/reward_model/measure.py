@@ -1,0 +1,84 @@
+"""The figures of a trained reward and the composite's reference statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefrestore.config import TrainRewardConfig
+from prefrestore.data.pairs import to_tensor
+from prefrestore.errors import UserError
+from prefrestore.reward_model.accuracy import (
+    by_margin,
+    calibrate,
+    compare_judges,
+    score_all,
+    sensitivity,
+    uncertainty_summary,
+)
+from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
+from prefrestore.rewards.composite import Part, build_rewards
+from prefrestore.rewards.faces import FaceReader
+from prefrestore.rewards.network import PreferenceNetwork
+from prefrestore.rewards.preference import PreferenceReward
+from prefrestore.runtime import seeding
+from prefrestore.runtime.progress import track
+
+BATCH_SIZE = 32
+
+
+def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
+    network: PreferenceNetwork,
+    candidates: CandidateSet,
+    scene: Scene,
+    held_out: Comparisons,
+    qualities: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, Any]:
+    """Return every figure on held-out pairs; stores the calibrated temperature in ``network``."""
+    logits = score_all(network, candidates, scene)
+    calibration = calibrate(logits, held_out, candidates.groups, seed)
+    network.temperature.fill_(calibration["temperature"])
+    faces = {face_of(candidates.groups[row]) for row in held_out.first}
+    rows = np.array([row for row, group in enumerate(candidates.groups) if face_of(group) in faces])
+    return {
+        "held_out_faces": len(faces),
+        **compare_judges(logits, qualities, held_out),
+        "by_margin": by_margin(logits, held_out),
+        "by_ensemble": uncertainty_summary(network, candidates, scene, held_out),
+        "calibration": calibration,
+        "sensitivity": sensitivity(network, candidates, scene, rows),
+    }
+
+
+def measure_parts(
+    network: PreferenceNetwork, candidates: CandidateSet, scene: Scene, config: TrainRewardConfig
+) -> dict[str, Part]:
+    """Measure mean and standard deviation of every weighted reward on a random part of the candidates.
+
+    Raises:
+        UserError: a reward is unknown, or could judge fewer than two different values.
+    """
+    reader = FaceReader(config.workers)
+    try:
+        rewards = build_rewards(list(config.weights), PreferenceReward(network), reader)
+        order = seeding.rng(config.seed, "measured").permutation(len(candidates.groups))[: config.measured]
+        batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+        values: dict[str, list[torch.Tensor]] = {reward.name: [] for reward in rewards}
+        for rows in track(batches, "composite", total=len(batches), unit="batch"):
+            images, references = to_tensor(candidates.images[rows]), scene.references(rows)
+            for reward in rewards:
+                values[reward.name].append(reward.score(images, references))
+    finally:
+        reader.close()
+    return {name: _part(name, torch.cat(found), config.weights[name]) for name, found in values.items()}
+
+
+def _part(name: str, values: torch.Tensor, weight: float) -> Part:
+    known = values[~values.isnan()].double()
+    if len(known) < 2 or known.std(correction=0) == 0:
+        raise UserError(f"train_reward: weights: {name} can judge none of the candidates: take it out of the weights")
+    return Part(weight, float(known.mean()), float(known.std(correction=0)))

@@ -1,0 +1,1 @@
+"""Scorers behind one interface, and their composite."""

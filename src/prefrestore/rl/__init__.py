@@ -1,0 +1,1 @@
+"""DiffusionNFT alignment: records, rollout, advantages, loss, trainer."""

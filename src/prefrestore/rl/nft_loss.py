@@ -1,0 +1,58 @@
+"""The loss of DiffusionNFT (arXiv 2509.16117; reference-method 4.5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prefrestore.diffusion.flow import interpolate, x0_from_velocity
+from prefrestore.rl.types import Noised
+
+SMALLEST_WEIGHT = 1e-5
+
+
+def noised(x0: Tensor, noise: Tensor, sigma: Tensor) -> Noised:
+    """Put noise [B, C, h, w] of level ``sigma`` [B] on ``x0``."""
+    return Noised(x0, interpolate(x0, noise, sigma), sigma)
+
+
+def normalised_error(velocity: Tensor, sample: Noised) -> Tensor:
+    """Return l = mean((x0_hat - x0)^2 / w) [B], the supervised (SFT) error of the sample under ``velocity``.
+
+    w = max(mean|x0_hat - x0|, 1e-5) of each sample, in float64 and without gradient.
+    """
+    error = x0_from_velocity(sample.x_t, velocity, sample.sigma) - sample.x0
+    weight = error.detach().double().abs().flatten(1).mean(1).clamp(min=SMALLEST_WEIGHT)
+    return error.square().flatten(1).mean(1) / weight.to(error.dtype)
+
+
+def nft_loss(velocity: Tensor, velocity_old: Tensor, sample: Noised, optimality: Tensor, nft_beta: float) -> Tensor:
+    """Return (r l_pos + (1 - r) l_neg) / nft_beta, one value per sample [B].
+
+    velocity_pos = beta v + (1 - beta) v_old and velocity_neg = (1 + beta) v_old - beta v, v_old without gradient.
+    At v == v_old both errors equal the SFT error, whatever r, and the gradient is (2r - 1) times SFT's. The published
+    trainer multiplies by its advantage clip (5) besides; the trainer here does so too.
+
+    Args:
+        velocity: of the policy, [B, C, h, w].
+        velocity_old: of the old policy, [B, C, h, w].
+        sample: the noised samples.
+        optimality: the paper's r, [B] in [0, 1].
+        nft_beta: the paper's beta.
+    """
+    old = velocity_old.detach()
+    velocity_pos = nft_beta * velocity + (1 - nft_beta) * old
+    velocity_neg = (1 + nft_beta) * old - nft_beta * velocity
+    error_pos = normalised_error(velocity_pos, sample)
+    error_neg = normalised_error(velocity_neg, sample)
+    return (optimality * error_pos + (1 - optimality) * error_neg) / nft_beta
+
+
+def deviation(velocity: Tensor, other: Tensor) -> Tensor:
+    """Return the mean squared difference of two velocities, one value per sample [B]; to ``ref`` it is the KL term."""
+    return (velocity - other.detach()).float().square().flatten(1).mean(1)
+
+
+def total_loss(policy_loss: Tensor, kl: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted sum over samples of policy loss and KL term, all [B]; samples of weight 0 leave no trace."""
+    return torch.where(weight > 0, weight * (policy_loss + kl), 0.0).sum()

@@ -1,0 +1,1 @@
+"""Checkpoints, seeding, progress, storage: all that touches the machine."""

@@ -1,0 +1,45 @@
+"""Progress for people: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+LOG_SECONDS = 15.0
+
+
+def track(items: Iterable[T], description: str, *, total: int, initial: int = 0, unit: str = "it") -> Iterator[T]:
+    """Yield ``items`` while showing count, rate and time left.
+
+    Args:
+        items: what to go through.
+        description: what is being done.
+        total: how many there are, those done before included.
+        initial: how many were done before (a resumed run).
+        unit: what one item is called.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, description, total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.2)
+        return
+    if initial:
+        _log(f"{description}: resumes at {initial}/{total} {unit}")
+    started = shown = time.monotonic()
+    done = initial
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - shown >= LOG_SECONDS:
+            shown = now
+            rate = (done - initial) / (now - started)
+            _log(f"{description}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left")
+    _log(f"{description}: {done}/{total} {unit} in {time.monotonic() - started:.1f} s")
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

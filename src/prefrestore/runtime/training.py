@@ -1,0 +1,156 @@
+"""The training loop that every supervised trainer shares: schedule, clipping, EMA, checkpoints, curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefrestore.runtime.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    pack_optimizer,
+    prefixed,
+    select,
+    unpack_optimizer,
+)
+from prefrestore.runtime.ema import Ema
+from prefrestore.runtime.progress import track
+
+History = list[dict[str, float]]
+StepLoss = Callable[[int], dict[str, Tensor]]
+"""Maps a step number to named scalars; ``loss`` is the one that is differentiated."""
+
+CURVE_ROWS = 100
+WARM_UP = 0.03
+FINAL_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit; ``ema_decay`` 0 keeps the last weights instead of an average."""
+
+    steps: int
+    learning_rate: float
+    checkpoint_every: int
+    ema_decay: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+
+def learning_rate(settings: FitSettings, step: int) -> float:
+    """Return the rate of a step: linear warm-up over 3 %, then cosine down to 5 %."""
+    warm_up = max(1, round(WARM_UP * settings.steps))
+    if step < warm_up:
+        return settings.learning_rate * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, settings.steps - warm_up)
+    return settings.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def trainable_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Return the parameters that take gradients, by module and name; a shared one stands once."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{prefix}.{name}"] = parameter
+    return found
+
+
+class _Curve:
+    """Means of the logged values over equal stretches of steps; a pure function of the steps seen."""
+
+    def __init__(self, steps: int, state: Mapping[str, Any] | None) -> None:
+        self.every = max(1, steps // CURVE_ROWS)
+        self.rows: History = list(state["rows"]) if state else []
+        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
+
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+        if (step + 1) % self.every == 0:
+            self.rows.append({"step": step + 1, **{name: total / self.every for name, total in self.sums.items()}})
+            self.sums = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "sums": self.sums}
+
+
+def fit(
+    name: str, modules: Mapping[str, nn.Module], step_loss: StepLoss, settings: FitSettings, checkpoints: Checkpoints
+) -> History:
+    """Train the modules' trainable parameters, from the newest checkpoint on if there is one.
+
+    ``step_loss`` must be a pure function of the step number and the weights: then a resumed run is bit-equal to an
+    uninterrupted one.
+
+    Args:
+        name: shown in the progress line.
+        modules: what is trained, by name.
+        step_loss: see :data:`StepLoss`.
+        settings: see :class:`FitSettings`.
+        checkpoints: where to save and resume.
+
+    Returns:
+        the training curve; the modules hold the final (averaged) weights.
+
+    Raises:
+        FloatingPointError: the loss is no finite number.
+    """
+    parameters = trainable_parameters(modules)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    ema = Ema(parameters, settings.ema_decay) if settings.ema_decay else None
+    start, curve = _resume(parameters, optimizer, ema, settings, checkpoints)
+    for step in track(range(start, settings.steps), name, total=settings.steps, initial=start, unit="step"):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        values = step_loss(step)
+        if not torch.isfinite(values["loss"]):
+            raise FloatingPointError(f"{name}: the loss is {float(values['loss'])} at step {step}")
+        optimizer.zero_grad(set_to_none=True)
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+        optimizer.step()
+        if ema:
+            ema.update(parameters)
+        curve.add(step, values)
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            checkpoints.save(_pack(step + 1, parameters, optimizer, ema, curve))
+    if ema:
+        ema.copy_to(parameters)
+    return curve.rows
+
+
+def _pack(
+    step: int, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, ema: Ema | None, curve: _Curve
+) -> Checkpoint:
+    tensors = {**prefixed(parameters, "weights"), **pack_optimizer(optimizer, "optimizer")}
+    if ema:
+        tensors |= prefixed(ema.shadow, "ema")
+    return Checkpoint(step, tensors, {"curve": curve.state()})
+
+
+def _resume(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    settings: FitSettings,
+    checkpoints: Checkpoints,
+) -> tuple[int, _Curve]:
+    latest = checkpoints.latest()
+    if latest is None:
+        return 0, _Curve(settings.steps, None)
+    with torch.no_grad():
+        for key, value in select(latest.tensors, "weights").items():
+            parameters[key].copy_(value)
+    unpack_optimizer(optimizer, latest.tensors, "optimizer")
+    if ema:
+        ema.updates = latest.step
+        ema.shadow = select(latest.tensors, "ema")
+    return latest.step, _Curve(settings.steps, latest.state["curve"])

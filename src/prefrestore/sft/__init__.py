@@ -1,0 +1,1 @@
+"""Supervised trainers: codec, tokenizer, regression baseline and the two pretraining steps."""

@@ -1,0 +1,42 @@
+"""Gather judgements: checked votes of people, if there is a store, and simulated ones, if configured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefrestore import artifacts
+from prefrestore.config import CollectPreferencesConfig
+from prefrestore.data.pairs import load_pairs
+from prefrestore.data.preferences import check_judgements, write_judgements
+from prefrestore.data.vote_store import Votes, read
+from prefrestore.errors import UserError
+from prefrestore.reward_model.collect import JUDGEMENTS, measure_qualities, simulate, summarise, write_qualities
+from prefrestore.reward_model.dataset import build_scene, load_candidates
+
+
+def run(config: CollectPreferencesConfig, *, candidates: Path, pairs: Path, preferences: Path) -> None:
+    """Write judgements, what was set aside and why, and the simulated annotator's measurements.
+
+    Args:
+        config: vote store and simulation.
+        candidates: artifact with the restorations.
+        pairs: artifact with the faces they were made for.
+        preferences: empty output folder.
+
+    Raises:
+        UserError: no judgement is left.
+    """
+    drawn = load_candidates(candidates)
+    known = set(zip(drawn.groups, drawn.digests, strict=True))
+    votes = read(Path(config.votes)) if config.votes else Votes((), (), ())
+    judgements = list(votes.judgements)
+    if config.simulated.pairs:
+        scene = build_scene(load_pairs(pairs, "train"), drawn.groups)
+        qualities = measure_qualities(drawn, scene, config.simulated.weights)
+        write_qualities(preferences, drawn, qualities)
+        judgements += simulate(drawn, scene, qualities, config)
+    checked = check_judgements(judgements, known)
+    if not checked.kept:
+        raise UserError("collect_preferences: no judgement is left: give a vote store or set simulated.pairs")
+    write_judgements(preferences / JUDGEMENTS, checked.kept)
+    artifacts.write_json(preferences / "summary.json", summarise(checked.kept, votes.rejected + checked.rejected))

@@ -1,0 +1,65 @@
+"""What all tests share: the repository's root, the program as a subprocess, and "a skip is a failure" for CI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REAL_FACES = ROOT.parent / "shared" / "data" / "faces"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DVC_NO_ANALYTICS"] = "1"
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the project; tests read it and write elsewhere."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_faces() -> Path:
+    """The folder of real portraits with ``train/`` and ``val/``; it is no part of the project."""
+    if not REAL_FACES.is_dir():
+        pytest.skip(f"no real portraits at {REAL_FACES}")
+    return REAL_FACES
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """Run ``prefrestore ARGUMENTS`` in a process of its own, in the folder ``cwd``."""
+
+    def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "prefrestore", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``PREFRESTORE_NO_SKIP`` a skip fails, unless it waits for real portraits or a GPU."""
+    report = yield
+    excused = item.get_closest_marker("gpu") or (item.get_closest_marker("real_faces") and not REAL_FACES.is_dir())
+    expected = hasattr(report, "wasxfail")
+    if report.skipped and os.environ.get("PREFRESTORE_NO_SKIP") and not excused and not expected:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test must run: {report.longrepr}"
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """With ``PREFRESTORE_NO_SKIP`` a module that skips itself fails as well."""
+    if report.skipped and os.environ.get("PREFRESTORE_NO_SKIP"):
+        raise pytest.UsageError(f"{report.nodeid} skips itself where every test must run: {report.longrepr}")

@@ -1,0 +1,399 @@
+"""Alignment on a real, tiny, untrained restorer: roles, invariances, resumption, the stage and its artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from prefrestore import artifacts
+from prefrestore import config as configuration
+from prefrestore.config import AlignConfig, PretrainConfig, TrainCodecConfig
+from prefrestore.data.pairs import PairSet
+from prefrestore.errors import UserError
+from prefrestore.models.adapters import (
+    KEY_PREFIX,
+    add_roles,
+    load_policy,
+    policy_parameters,
+    role_tensors,
+    save_policy,
+    set_role,
+    using_role,
+)
+from prefrestore.models.codec import build_codec
+from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.tokenizer import ImageTokenizer
+from prefrestore.rewards.composite import CompositeReward, Part
+from prefrestore.rewards.faces import FaceReader
+from prefrestore.rewards.sharpness import SharpnessReward
+from prefrestore.rewards.structure import StructureReward
+from prefrestore.rl.batches import judge, update_rows
+from prefrestore.rl.guard import Guard, Watch
+from prefrestore.rl.pool import ConditionCache, draw_pools, epoch_rows
+from prefrestore.rl.rollout import Restorer, collect, solver
+from prefrestore.rl.trainer import Aligned, Trainer, align
+from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
+from prefrestore.sft.pretrain import build_pipeline
+
+SIZE = 32
+NAN = float("nan")
+
+
+class Brightness:
+    """A reward whose effect is plain to see."""
+
+    name = "brightness"
+
+    def score(self, restored: Tensor, references: object) -> Tensor:  # noqa: ARG002 (the interface)
+        return restored.mean((1, 2, 3))
+
+
+def align_config(repository: Path, **changes: object) -> AlignConfig:
+    plain = configuration.read_yaml(repository / "presets" / "smoke.yaml")["align"]
+    guard = {**plain["guard"], "faces": 2, "margins": {}}
+    return configuration.parse(AlignConfig, {**plain, "pool": 6, "guard": guard, **changes}, "test")
+
+
+@pytest.fixture
+def config(repository: Path) -> AlignConfig:
+    return align_config(repository)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> PairSet:
+    """Six faceless pictures, so that dlib has nothing to do; LQ is HQ, blocked."""
+    random = np.random.default_rng(0)
+    hq = random.integers(0, 255, (6, SIZE, SIZE, 3), np.uint8)
+    lq = hq[:, ::4, ::4].repeat(4, 1).repeat(4, 2)
+    names = tuple(f"face-{row}" for row in range(6))
+    return PairSet(names, ("a face",) * 6, hq, np.stack([lq, lq[:, ::-1]], 1), ((),) * 6, np.full((6, 68, 2), np.nan))
+
+
+@pytest.fixture(scope="module")
+def base(repository: Path, pairs: PairSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained restorer of the smoke preset, saved."""
+    preset = configuration.load(repository / "presets" / "smoke.yaml")
+    sizes = preset.train_codec.tokenizer
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(
+        sizes.image_size,
+        sizes.patch_size,
+        sizes.hidden_size,
+        sizes.layers,
+        sizes.heads,
+        sizes.codebook_size,
+        sizes.code_dim,
+        -1,
+    )
+    folder = tmp_path_factory.mktemp("restorer") / "base"
+    pipeline = build_pipeline(preset.pretrain, build_codec(preset.train_codec).eval(), tokenizer.eval(), pairs)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def load(base: Path) -> PrefRestorePipeline:
+    pipeline = PrefRestorePipeline.from_pretrained(base)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def pipeline(base: Path, config: AlignConfig) -> PrefRestorePipeline:
+    """The restorer with its roles on."""
+    pipeline = load(base)
+    add_roles(pipeline, config.lora, config.seed)
+    return pipeline
+
+
+def composite() -> CompositeReward:
+    return CompositeReward((Brightness(),), {"brightness": Part(1.0, 0.5, 0.1)}, FaceReader(1))
+
+
+def restorers(pipeline: PrefRestorePipeline, pairs: PairSet, config: AlignConfig) -> tuple[Restorer, Restorer]:
+    pools = draw_pools(pairs, config.pool, config.guard.faces, 1.0, config.seed)
+    first, second = (
+        Restorer(pipeline, pool, ConditionCache(pipeline, pool), solver(config), config.batch_size) for pool in pools
+    )
+    return first, second
+
+
+def run_align(base: Path, pairs: PairSet, config: AlignConfig, checkpoints: Checkpoints) -> Aligned:
+    pipeline = load(base)
+    add_roles(pipeline, config.lora, config.seed)
+    restorer, held_out = restorers(pipeline, pairs, config)
+    reward = composite()
+    return align(restorer, reward, Guard(held_out, reward, config.guard, config.seed), config, checkpoints)
+
+
+def velocity(pipeline: PrefRestorePipeline, role: str) -> Tensor:
+    """The velocity of two fixed inputs under a role."""
+    generator = torch.Generator().manual_seed(1)
+    x_t = torch.randn(2, *pipeline.latent_shape, generator=generator)
+    lq = torch.rand(2, 3, SIZE, SIZE, generator=generator)
+    condition = pipeline.encode_condition(lq, ["", ""])
+    with torch.no_grad(), using_role(pipeline, role):  # type: ignore[arg-type]
+        return pipeline.velocity(x_t, torch.tensor([0.9, 0.3]), condition)
+
+
+def shake(pipeline: PrefRestorePipeline, role: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights = role_tensors(pipeline, role)  # type: ignore[arg-type]
+    set_role(
+        pipeline,
+        role,  # type: ignore[arg-type]
+        {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in weights.items()},
+    )
+
+
+def test_roles_start_equal_to_the_base_and_part_when_changed(pipeline: PrefRestorePipeline) -> None:
+    before = velocity(pipeline, "ref")
+    for role in ("policy", "old", "ema"):
+        assert torch.equal(velocity(pipeline, role), before)
+    shake(pipeline, "policy")
+    assert not torch.allclose(velocity(pipeline, "policy"), before, atol=1e-3)
+    for role in ("old", "ema", "ref"):
+        assert torch.equal(velocity(pipeline, role), before)
+
+
+def test_only_the_policy_is_trainable_and_switching_does_not_change_that(pipeline: PrefRestorePipeline) -> None:
+    def trainable() -> set[str]:
+        modules = {name: one for name, one in pipeline.components.items() if isinstance(one, torch.nn.Module)}
+        return {f"{k}.{name}" for k, one in modules.items() for name, v in one.named_parameters() if v.requires_grad}
+
+    expected = {name for name, _ in pipeline.generator.named_parameters() if ".policy." in name}
+    assert len(expected) == len(policy_parameters(pipeline)) == 2 * 8 * 2
+    for role in ("old", "ref", "ema", "policy"):
+        with using_role(pipeline, role):  # type: ignore[arg-type]
+            assert trainable() == {f"generator.{name}" for name in expected}
+    assert trainable() == {f"generator.{name}" for name in expected}
+
+
+def test_adapters_are_float32_on_a_bfloat16_base(base: Path, config: AlignConfig) -> None:
+    pipeline = PrefRestorePipeline.from_pretrained(base, torch_dtype=torch.bfloat16)
+    add_roles(pipeline, config.lora, 0)
+    assert {value.dtype for value in policy_parameters(pipeline)} == {torch.float32}
+    assert pipeline.generator.transformer.proj_out.weight.dtype == torch.bfloat16
+
+
+def test_equal_seeds_give_equal_adapters_and_leave_the_global_stream_alone(base: Path, config: AlignConfig) -> None:
+    first, second = load(base), load(base)
+    torch.manual_seed(5)
+    add_roles(first, config.lora, 3)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    add_roles(second, config.lora, 3)
+    weights = role_tensors(second, "policy")
+    assert all(torch.equal(value, weights[name]) for name, value in role_tensors(first, "policy").items())
+    down = torch.cat([value.flatten() for name, value in weights.items() if "lora_A" in name])
+    assert float(down.std()) == pytest.approx(1 / config.lora.rank, rel=0.1)
+
+
+def test_conditions_do_not_depend_on_what_is_asked_together(pipeline: PrefRestorePipeline, pairs: PairSet) -> None:
+    pool, _ = draw_pools(pairs, 6, 1, 1.0, 0)
+    whole, single = ConditionCache(pipeline, pool).rows(range(6)), ConditionCache(pipeline, pool).rows([4, 4])
+    assert torch.equal(whole.tokens[4], single.tokens[1])
+    assert torch.equal(whole.spatial[4], single.spatial[0])
+
+
+def gradient(
+    pipeline: PrefRestorePipeline, pairs: PairSet, config: AlignConfig, spoil: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], Trainer]:
+    """The policy's weights after one update that starts from equal weights; rewards may be overwritten."""
+    restorer, _ = restorers(pipeline, pairs, config)
+    trainer = Trainer(restorer, config, Watch({}, 0, 0.0))
+    rows = epoch_rows(len(restorer.pool), config.groups, config.seed, 0)
+    rollout = collect(restorer, composite(), config, 0, rows)
+    for name, values in (spoil or {}).items():
+        for place, group in enumerate(rollout.groups):
+            group.parts[name].copy_(values[place])
+    batch = judge(rollout, composite(), config).batch
+    trainer.update(batch, 0, 0)
+    found = [value.grad for value in trainer.parameters]
+    return {str(place): value for place, value in enumerate(found) if value is not None}, trainer
+
+
+def test_an_update_does_not_depend_on_how_it_is_cut_into_batches(
+    repository: Path, base: Path, pairs: PairSet, config: AlignConfig
+) -> None:
+    found = []
+    for batch_size in (3, 12):
+        pipeline = load(base)
+        add_roles(pipeline, config.lora, config.seed)
+        shake(pipeline, "policy")
+        changed = align_config(repository, updates=1, batch_size=batch_size, kl_weight=0.5)
+        found.append(gradient(pipeline, pairs, changed)[0])
+    size = max(float(value.abs().max()) for value in found[0].values())
+    assert size > 1e-4
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4 * size)
+
+
+def test_rewards_that_say_nothing_change_nothing(
+    pipeline: PrefRestorePipeline, pairs: PairSet, repository: Path
+) -> None:
+    config = align_config(repository, updates=1)
+    before = {name: value.clone() for name, value in role_tensors(pipeline, "policy").items()}
+    rewards = torch.stack([torch.full((4,), NAN), torch.full((4,), 0.5), torch.tensor([NAN, NAN, NAN, 0.5])])
+    _, trainer = gradient(pipeline, pairs, config, {"brightness": rewards})
+    assert trainer.terms == [{"skipped_updates": 1.0}]
+    assert all(torch.equal(value, before[name]) for name, value in role_tensors(pipeline, "policy").items())
+
+
+def test_alignment_raises_the_reward_and_keeps_the_best(repository: Path, base: Path, pairs: PairSet, tmp_path: Path) -> None:
+    config = align_config(repository, epochs=6, learning_rate=0.01, kl_weight=0.0)
+    aligned = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path))
+    gain = aligned.watch.best_score - aligned.watch.base["reward_total"]
+    assert gain > 0.2
+    assert aligned.watch.best_epoch >= 4
+    assert [row["step"] for row in aligned.history] == [1, 2, 3, 4, 5, 6]
+    assert {"loss_policy", "policy_old_deviation", "policy_ref_deviation", "old_ref_deviation", "clip_rate", "spread",
+            "zero_variance_share", "nan_brightness", "held_out_reward_total", "reward_brightness", "reward_total", "old_decay", "ema_decay",
+            "grad_norm"} <= set(aligned.history[-1])  # fmt: skip
+    assert json.dumps(aligned.history, allow_nan=False)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptedCheckpoints(Checkpoints):
+    """Stops the run right after a checkpoint."""
+
+    last: int
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        super().save(checkpoint)
+        if checkpoint.step == self.last:
+            raise Interrupted
+
+
+def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted(
+    repository: Path, base: Path, pairs: PairSet, tmp_path: Path
+) -> None:
+    config = align_config(repository, learning_rate=0.01, old_decay="paper")
+    whole = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path / "whole"))
+    for last in (1, 3, 5):
+        interrupted = InterruptedCheckpoints("align", config, {}, tmp_path / "cut")
+        interrupted.last = last
+        with pytest.raises(Interrupted):
+            run_align(base, pairs, config, interrupted)
+    resumed = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path / "cut"))
+    assert resumed.history == whole.history
+    assert resumed.watch == whole.watch
+    assert resumed.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in resumed.tensors.items())
+
+
+class FallingGuard(Guard):
+    """Sees sharpness fall while the reward rises."""
+
+    looks = 0
+
+    def measure(self, role: str) -> dict[str, float]:  # type: ignore[override]
+        if role == "ref":
+            return {"reward_total": 0.0, "sharpness": 0.5}
+        self.looks += 1
+        return {"reward_total": float(self.looks), "sharpness": 0.5 - 0.1 * self.looks}
+
+
+def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
+    repository: Path, base: Path, pairs: PairSet, tmp_path: Path
+) -> None:
+    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "margins": {"sharpness": 0.05}}
+    config = align_config(repository, epochs=9, guard=guard)
+    pipeline = load(base)
+    add_roles(pipeline, config.lora, config.seed)
+    restorer, held_out = restorers(pipeline, pairs, config)
+    watching = FallingGuard(held_out, composite(), config.guard, 0)
+    checkpoints = Checkpoints("align", config, {}, tmp_path)
+    aligned = align(restorer, composite(), watching, config, checkpoints)
+    assert len(aligned.history) == 2
+    assert "sharpness" in aligned.watch.stopped
+    assert aligned.watch.best_epoch == 0
+    before = velocity(pipeline, "ref")
+    set_role(pipeline, "policy", aligned.tensors)
+    assert torch.equal(velocity(pipeline, "policy"), before)
+    # repeating an ended run gives the same at once
+    assert align(restorer, composite(), watching, config, checkpoints).history == aligned.history
+
+
+@pytest.fixture
+def saved(pipeline: PrefRestorePipeline, config: AlignConfig, tmp_path: Path) -> Path:
+    """A policy with an effect, as an artifact would be written."""
+    shake(pipeline, "policy")
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    save_policy(folder, role_tensors(pipeline, "policy"), config.lora, "digest-of-base")
+    # torch multiplies in another order where a matrix takes gradients
+    pipeline.generator.requires_grad_(False)
+    return folder
+
+
+def test_saved_policy_acts_the_same_when_loaded(pipeline: PrefRestorePipeline, base: Path, saved: Path) -> None:
+    loaded = load(base)
+    load_policy(loaded, saved, "digest-of-base")
+    assert torch.equal(velocity(loaded, "policy"), velocity(pipeline, "policy"))
+    assert torch.equal(velocity(loaded, "ref"), velocity(pipeline, "ref"))
+    assert not any(value.requires_grad for value in loaded.generator.parameters())
+
+
+def test_peft_reads_the_policy(pipeline: PrefRestorePipeline, base: Path, saved: Path) -> None:
+    loaded = load(base)
+    peft.PeftModel.from_pretrained(loaded.generator.transformer, str(saved))
+    generator = torch.Generator().manual_seed(1)
+    x_t = torch.randn(2, *pipeline.latent_shape, generator=generator)
+    condition = pipeline.encode_condition(torch.rand(2, 3, SIZE, SIZE, generator=generator), ["", ""])
+    with torch.no_grad():
+        got = loaded.velocity(x_t, torch.tensor([0.9, 0.3]), condition)
+    assert torch.equal(got, velocity(pipeline, "policy"))
+    keys = set(load_file(saved / "adapter_model.safetensors"))
+    assert f"{KEY_PREFIX}transformer_blocks.1.attn2.to_out.0.lora_B.weight" in keys
+
+
+def test_saving_twice_gives_equal_bytes(
+    pipeline: PrefRestorePipeline, config: AlignConfig, saved: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    save_policy(again, role_tensors(pipeline, "policy"), config.lora, "digest-of-base")
+    assert artifacts.digest(again) == artifacts.digest(saved)
+
+
+def test_an_adapter_of_another_base_is_refused(base: Path, saved: Path) -> None:
+    loaded = load(base)
+    with pytest.raises(UserError, match="trained on another base"):
+        load_policy(loaded, saved, "digest-of-something-else")
+    (saved / "adapter_model.safetensors").write_bytes(b"\x10" * 20)
+    with pytest.raises(UserError, match="is damaged"):
+        load_policy(loaded, saved, "digest-of-base")
+    (saved / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no adapter"):
+        load_policy(loaded, saved, "digest-of-base")
+
+
+def test_an_adapter_that_does_not_fit_is_refused(pipeline: PrefRestorePipeline, base: Path, tmp_path: Path) -> None:
+    fewer = {name: value for name, value in role_tensors(pipeline, "policy").items() if "blocks.0" in name}
+    config = pipeline_lora(pipeline)
+    save_policy(tmp_path, fewer, config, "same")
+    with pytest.raises(UserError, match="does not fit this base"):
+        load_policy(load(base), tmp_path, "same")
+
+
+def pipeline_lora(pipeline: PrefRestorePipeline) -> configuration.LoraConfig:
+    own = pipeline.generator.transformer.peft_config["policy"]
+    return configuration.LoraConfig(rank=own.r, alpha=own.lora_alpha)

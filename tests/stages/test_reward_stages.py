@@ -1,0 +1,285 @@
+"""From pairs to a reward: candidates of a real, untrained restorer; judgements; training, resumption, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from prefrestore import artifacts
+from prefrestore.config import (
+    CollectPreferencesConfig,
+    Config,
+    SampleCandidatesConfig,
+    TrainRewardConfig,
+    load,
+)
+from prefrestore.data.pairs import PairSet, load_pairs, to_tensor
+from prefrestore.data.preferences import read_judgements
+from prefrestore.data.vote_store import append
+from prefrestore.errors import UserError
+from prefrestore.models.codec import build_codec
+from prefrestore.models.tokenizer import ImageTokenizer
+from prefrestore.reward_model.candidates import Origin, make_candidate, write_candidates
+from prefrestore.reward_model.collect import JUDGEMENTS
+from prefrestore.reward_model.dataset import build_scene, held_out_faces, load_candidates
+from prefrestore.rewards.base import References
+from prefrestore.rewards.composite import load_reward
+from prefrestore.rewards.network import load_network
+from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
+from prefrestore.sft.pretrain import build_pipeline
+from prefrestore.stage import STAGES, execute
+
+FACES, BLURS = 12, (0.4, 0.8, 1.2, 2.0)
+
+
+@pytest.fixture(scope="module")
+def preset(repository: Path) -> Config:
+    return load(repository / "presets" / "smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def root(preset: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifacts faces, pairs and candidates; a candidate is HQ blurred more or less."""
+    root = tmp_path_factory.mktemp("reward")
+    ingest = preset.ingest.model_copy(update={"num_train": FACES, "num_eval": 2, "workers": 1})
+    degrade = preset.degrade.model_copy(update={"variants": 1, "workers": 1})
+    execute(STAGES["ingest"], ingest, {"faces": root / "faces"})
+    execute(STAGES["degrade"], degrade, {name: root / name for name in ("faces", "pairs")})
+    pairs = load_pairs(root / "pairs", "train")
+    with artifacts.replacing(root / "candidates") as folder:
+        write_candidates(
+            folder,
+            [
+                make_candidate(face, 0, cv2.GaussianBlur(hq, (0, 0), blur), Origin(number, 4, "base"))
+                for face, hq in zip(pairs.ids, pairs.hq, strict=True)
+                for number, blur in enumerate(BLURS)
+            ],
+        )
+        artifacts.write_manifest(folder, artifacts.Manifest("candidates", "sample_candidates", {}, {}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def collecting(preset: Config) -> CollectPreferencesConfig:
+    simulated = preset.collect_preferences.simulated.model_copy(update={"pairs": 60, "doubled": 0.5})
+    return preset.collect_preferences.model_copy(update={"simulated": simulated})
+
+
+@pytest.fixture(scope="module")
+def training(preset: Config) -> TrainRewardConfig:
+    changes = {"steps": 60, "learning_rate": 0.003, "held_out": 0.25, "checkpoint_every": 20}
+    return preset.train_reward.model_copy(
+        update={**changes, "weights": {"preference": 1.0, "structure": 0.5}, "corrupted": 0.25}
+    )
+
+
+def run_stage(name: str, config: Any, root: Path, output: Path) -> Path:
+    row = STAGES[name]
+    execute(row, config, {**{port: root / port for port in row.inputs}, row.outputs[0]: output})
+    return output
+
+
+@pytest.fixture(scope="module")
+def preferences(root: Path, collecting: CollectPreferencesConfig) -> Path:
+    return run_stage("collect_preferences", collecting, root, root / "preferences")
+
+
+@pytest.fixture(scope="module")
+def reward(
+    root: Path, preferences: Path, training: TrainRewardConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    assert preferences.is_dir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFRESTORE_CHECKPOINTS", str(tmp_path_factory.mktemp("checkpoints")))
+        return run_stage("train_reward", training, root, root / "reward")
+
+
+@pytest.fixture(scope="module")
+def restorer(preset: Config, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose base is an untrained restorer of the smoke preset."""
+    sizes = preset.train_codec.tokenizer
+    tokens = (sizes.image_size, sizes.patch_size, sizes.hidden_size, sizes.layers, sizes.heads)
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(*tokens, sizes.codebook_size, sizes.code_dim, -1)
+    pairs = load_pairs(root / "pairs", "train")
+    folder = tmp_path_factory.mktemp("restorer")
+    (folder / "pairs").symlink_to(root / "pairs")
+    codec = build_codec(preset.train_codec).eval()
+    build_pipeline(preset.pretrain, codec, tokenizer.eval(), pairs).save_pretrained(folder / "base")
+    artifacts.write_manifest(folder / "base", artifacts.Manifest("base", "pretrain", {}, {}))
+    return folder
+
+
+def sampling(preset: Config, **changes: Any) -> SampleCandidatesConfig:
+    return preset.sample_candidates.model_copy(
+        update={"num_faces": 4, "samples": 2, "step_counts": (1, 2), "batch_size": 4, **changes}
+    )
+
+
+def test_candidates_differ_by_seed_and_steps_and_do_not_depend_on_the_batch(
+    preset: Config, restorer: Path, tmp_path: Path
+) -> None:
+    folders = [
+        run_stage("sample_candidates", sampling(preset, batch_size=size), restorer, tmp_path / str(number))
+        for number, size in enumerate((4, 4, 8))
+    ]
+    table, again, other = (pq.read_table(folder / "candidates.parquet").to_pandas() for folder in folders)
+    assert artifacts.digest(folders[0]) == artifacts.digest(folders[1])
+    assert len(table) == table["sha256"].nunique() == table["seed"].nunique() == 16
+    assert table["face_id"].nunique() == 4
+    assert set(table["num_steps"]) == {1, 2}
+    assert (table["group_id"] == table["face_id"] + "/" + table["variant"].astype(str)).all()
+    assert table["candidate_id"].equals(again["candidate_id"])
+    assert table["candidate_id"].equals(other["candidate_id"])
+    images, batched = (load_candidates(folders[k]).images.astype(int) for k in (0, 2))
+    assert np.abs(images - batched).max() <= 1
+
+
+def test_more_faces_than_there_are_is_the_users_mistake(preset: Config, restorer: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="num_faces"):
+        run_stage("sample_candidates", sampling(preset, num_faces=99), restorer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_simulated_judgements_are_marked_and_hold_nothing_volatile(
+    root: Path, preferences: Path, collecting: CollectPreferencesConfig, tmp_path: Path
+) -> None:
+    rows = read_judgements(preferences / JUDGEMENTS)
+    assert {row.source for row in rows} == {"simulated"}
+    assert {row.time for row in rows} == {"2000-01-01T00:00:00Z"}
+    assert {row.annotator for row in rows} == {"simulated-0", "simulated-1", "simulated-2"}
+    summary = artifacts.read_json(preferences / "summary.json")
+    assert summary["pairs"] == 60 < summary["judgements"] == len(rows) < 120
+    assert summary["agreement"]["share"] > 0.6
+    assert summary["rejected"] == []
+    again = run_stage("collect_preferences", collecting, root, tmp_path / "again")
+    assert artifacts.digest(again) == artifacts.digest(preferences)
+
+
+def test_sharper_candidates_win(root: Path, preferences: Path) -> None:
+    drawn = load_candidates(root / "candidates")
+    blur = {digest: BLURS[seed] for digest, seed in zip(drawn.digests, drawn.seeds, strict=True)}
+    decided = [row for row in read_judgements(preferences / JUDGEMENTS) if row.choice in "ab"]
+    right = [(row.choice == "a") == (blur[row.digest_a] < blur[row.digest_b]) for row in decided]
+    assert np.mean(right) > 0.85
+
+
+def test_votes_of_people_are_merged_and_bad_ones_named(
+    root: Path, preferences: Path, collecting: CollectPreferencesConfig, tmp_path: Path
+) -> None:
+    example = read_judgements(preferences / JUDGEMENTS)[0]
+    human = replace(example, source="human", annotator="ann", time="2026-01-02T03:04:05Z")
+    append(tmp_path / "votes", [human, replace(human, lq_id="nobody/0", annotator="bob")])
+    config = collecting.model_copy(update={"votes": str(tmp_path / "votes")})
+    merged = run_stage("collect_preferences", config, root, tmp_path / "merged")
+    summary = artifacts.read_json(merged / "summary.json")
+    assert summary["sources"]["human"] == 1
+    assert [row["reason"][13:] for row in summary["rejected"]] == ["is not among the candidates of nobody/0"]
+    only = config.model_copy(update={"simulated": collecting.simulated.model_copy(update={"pairs": 0})})
+    alone = run_stage("collect_preferences", only, root, tmp_path / "alone")
+    assert read_judgements(alone / JUDGEMENTS) == [human]
+
+
+def test_no_judgement_at_all_is_the_users_mistake(
+    root: Path, collecting: CollectPreferencesConfig, tmp_path: Path
+) -> None:
+    nothing = collecting.model_copy(update={"simulated": collecting.simulated.model_copy(update={"pairs": 0})})
+    with pytest.raises(UserError, match="no judgement is left"):
+        run_stage("collect_preferences", nothing, root, tmp_path / "out")
+
+
+def test_the_reward_learns_on_faces_it_never_saw(reward: Path) -> None:
+    figures = artifacts.read_json(reward / "accuracy.json")
+    assert figures["judges"]["reward"]["accuracy"] > 0.7
+    assert figures["judges"]["oracle"]["accuracy"] >= figures["judges"]["reward"]["accuracy"] - 0.1
+    assert figures["held_out_faces"] == 3
+    assert set(figures["sensitivity"]) == {"blur", "jpeg", "colour_shift", "noise", "identity_swap"}
+    assert figures["sensitivity"]["blur"]["share_lower"] > 0.7
+    history = artifacts.read_json(reward / "history.json")
+    assert [row["step"] for row in history] == list(range(1, 61))
+    assert np.mean([row["loss"] for row in history[-10:]]) < np.mean([row["loss"] for row in history[:10]])
+
+
+def test_the_reward_sees_lq_and_candidate_but_never_hq(root: Path, reward: Path) -> None:
+    pairs = load_pairs(root / "pairs", "train")
+    images = to_tensor(pairs.hq[:4])
+    with load_reward(reward) as composite:
+        assert set(composite.statistics) == {"preference", "structure"}
+        parts = composite.parts(images, references(pairs, to_tensor(pairs.hq[:4])))
+        blind = composite.parts(images, references(pairs, None))
+        other = composite.parts(images, replace(references(pairs, None), lq=to_tensor(pairs.lq[4:8, 0])))
+    assert torch.equal(parts["preference"], blind["preference"])
+    assert not torch.equal(parts["preference"], other["preference"])
+    assert blind["structure"].isnan().all()
+    assert composite.totals(parts).isfinite().all()
+
+
+def references(pairs: PairSet, hq: torch.Tensor | None) -> References:
+    return References(to_tensor(pairs.lq[:4, 0]), hq, pairs.captions[:4], pairs.landmarks[:4], pairs.ids[:4])
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_killed_after_a_checkpoint_ends_in_the_same_bytes(
+    root: Path, reward: Path, training: TrainRewardConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFRESTORE_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    save = Checkpoints.save
+
+    def save_then_die(self: Checkpoints, checkpoint: Checkpoint) -> None:
+        save(self, checkpoint)
+        if checkpoint.step == 40:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save_then_die)
+    with pytest.raises(Killed):
+        run_stage("train_reward", training, root, tmp_path / "reward")
+    assert not (tmp_path / "reward").exists()
+    monkeypatch.setattr(Checkpoints, "save", save)
+    resumed = run_stage("train_reward", training, root, tmp_path / "reward")
+    assert artifacts.digest(resumed) == artifacts.digest(reward)
+
+
+def test_an_unknown_reward_is_the_users_mistake(root: Path, reward: Path, tmp_path: Path) -> None:
+    assert reward.is_dir()
+    config = artifacts.read_json(reward / "composite.json")
+    config["parts"]["beauty"] = config["parts"]["structure"]
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((reward / name).read_bytes())
+    (tmp_path / "composite.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no reward is called 'beauty'"):
+        load_reward(tmp_path)
+    with pytest.raises(UserError, match="holds no reward"):
+        load_reward(root)
+
+
+def test_the_scene_and_the_split_go_by_face(root: Path, training: TrainRewardConfig) -> None:
+    drawn = load_candidates(root / "candidates")
+    pairs = load_pairs(root / "pairs", "train")
+    scene = build_scene(pairs, drawn.groups)
+    row = drawn.groups.index(f"{pairs.ids[3]}/0")
+    assert torch.equal(scene.hq[row], to_tensor(pairs.hq[3]))
+    assert len(held_out_faces(drawn.groups, training)) == 3
+    assert held_out_faces(drawn.groups[::-1], training) == held_out_faces(drawn.groups, training)
+    with pytest.raises(UserError, match="not among the training pairs"):
+        build_scene(pairs, ["nobody/0"])
+
+
+@pytest.mark.parametrize("texts", [["", ""], ["a man with glasses", ""], ["", "a man with glasses"]])
+def test_texts_may_be_empty_and_do_not_leak_into_their_neighbours(reward: Path, texts: Sequence[str]) -> None:
+    network = load_network(reward)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    together = network(images, images, texts)
+    apart = torch.cat([network(images[k : k + 1], images[k : k + 1], texts[k : k + 1]) for k in (0, 1)], dim=1)
+    torch.testing.assert_close(together, apart)
