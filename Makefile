@@ -18,11 +18,11 @@ help: ## list the targets
 .venv/locked: requirements/dev.lock
 	@echo "building .venv from requirements/dev.lock; the first time this takes some minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/dev.lock
 	@touch $@
 
 .venv/installed: .venv/locked pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
 setup: .venv/installed ## build the environment

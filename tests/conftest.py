@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 REAL_FACES = ROOT.parent / "shared" / "data" / "faces"
@@ -45,6 +46,16 @@ def program() -> Program:
     return run
 
 
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a model registry without models: making its tables takes seconds, so once."""
+    from prefrestore.registry.versions import Registry
+
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    Registry(f"sqlite:///{path}")
+    return path.read_bytes()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -63,3 +74,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     """With ``PREFRESTORE_NO_SKIP`` a module that skips itself fails as well."""
     if report.skipped and os.environ.get("PREFRESTORE_NO_SKIP"):
         raise pytest.UsageError(f"{report.nodeid} skips itself where every test must run: {report.longrepr}")
+
+
+# Machines that run tests are slow now and then; a slow example is no failure.
+settings.register_profile("prefrestore", deadline=None)
+settings.load_profile("prefrestore")

@@ -5,15 +5,10 @@ No field has a default: ``params.yaml`` says everything, so DVC and KFP see ever
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from prefrestore.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -200,7 +195,7 @@ class SimulatedAnnotatorConfig(Section):
     pairs: Count = Field(description="pairs to judge (0: none)")
     annotators: Positive = Field(description="pseudonyms that share the pairs")
     doubled: Share = Field(description="share of pairs that a second annotator judges too")
-    temperature: Rate = Field(description="noise of the choice, in standard deviations of utility; 0 is a perfect judge")
+    temperature: Rate = Field(description="noise of the choice in standard deviations of utility; 0: a perfect judge")
     tie_margin: Weight = Field(description="noisy utility difference below which the judge calls a tie")
     weights: OracleWeights
 
@@ -366,73 +361,3 @@ class Config(Section):
     evaluate: EvaluateConfig
     gate: GateConfig
     publish: PublishConfig
-
-
-S = TypeVar("S", bound=Section)
-
-
-def parse(model: type[S], data: Any, where: str, *, name: str = "") -> S:
-    """Validate plain data against a section, called ``name`` in a message.
-
-    Raises:
-        UserError: names the first wrong key, where it stands and what was expected.
-    """
-    try:
-        text = json.dumps(data)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{where}: holds a value that is no plain text, number, list or mapping ({error})") from None
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (*filter(None, [name]), *first["loc"])) or "(top level)"
-        message = "unknown key, remove it or check its spelling"
-        if first["type"] != "extra_forbidden":
-            message = f"{first['msg'].lower()}, found {first['input']!r:.60}"
-            if first["type"] == "missing":
-                message = "this key is missing, add it (presets/ has complete files)"
-        raise UserError(f"{where}: {key}: {message}") from None
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
-
-    Raises:
-        UserError: it is missing or is no YAML mapping.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file: name one with --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): give a YAML text file") from None
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"{path}: is no valid YAML ({detail:.160}): mend the file") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds no configuration sections: start from a file in presets/")
-    return data
-
-
-def load(path: Path) -> Config:
-    """Load a whole configuration file.
-
-    Raises:
-        UserError: as :func:`parse` and :func:`read_yaml`.
-    """
-    return parse(Config, read_yaml(path), str(path))
-
-
-def load_section(path: Path, name: str, model: type[S]) -> S:
-    """Load one stage's section of a configuration file; the other sections are not looked at.
-
-    Raises:
-        UserError: as :func:`load`, or the section is missing.
-    """
-    data = read_yaml(path)
-    unknown = sorted(set(data) - {field.alias or key for key, field in Config.model_fields.items()})
-    if unknown:
-        raise UserError(f"{path}: {unknown[0]}: unknown section, remove it or check its spelling")
-    if name not in data:
-        raise UserError(f"{path}: section {name} is missing: add it (presets/ has complete files)")
-    return parse(model, data[name], str(path), name=name)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefrestore import config
+from prefrestore import config, configfile
 from prefrestore.errors import UserError
 
 
@@ -171,7 +171,7 @@ def test_no_data_breaks_the_parser(data, section: str) -> None:
     model = {field.alias or name: field.annotation for name, field in config.Config.model_fields.items()}[section]
     message = None
     try:
-        config.parse(model, data, "file")
+        configfile.parse(model, data, "file")
     except UserError as error:
         message = str(error)
     assert message is None or re.fullmatch(r"file: .+: .+", message)
@@ -183,5 +183,5 @@ def test_no_bytes_break_the_reader(noise: bytes, tmp_path_factory) -> None:
     path = tmp_path_factory.mktemp("config") / "params.yaml"
     path.write_bytes(noise)
     with pytest.raises(UserError) as caught:
-        config.load(path)
+        configfile.load(path)
     assert "\n" not in str(caught.value)

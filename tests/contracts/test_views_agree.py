@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
 import shutil
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prefrestore import config, dvcfile
+from prefrestore import config, configfile, dvcfile
 from prefrestore.commands import stage as stage_commands
 from prefrestore.errors import UserError
 from prefrestore.stage import ARTIFACTS, STAGES
@@ -46,12 +44,16 @@ def test_source_keys_exist_in_their_sections() -> None:
 def test_stage_function_takes_config_inputs_and_outputs(name: str, repository: Path) -> None:
     source = repository / "src" / "prefrestore" / "stages" / f"{name}.py"
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 100
-    parameters = inspect.signature(importlib.import_module(f"prefrestore.stages.{name}").run).parameters
+    (run,) = (node for node in ast.parse(source.read_text(encoding="utf-8")).body if _is_run(node))
     row = STAGES[name]
-    assert list(parameters) == ["config", *row.inputs, *row.outputs]
-    assert parameters["config"].annotation in (row.section, row.section.__name__)
-    paths = [parameters[port] for port in (*row.inputs, *row.outputs)]
-    assert all(port.kind is inspect.Parameter.KEYWORD_ONLY for port in paths)
+    assert [(arg.arg, ast.unparse(arg.annotation)) for arg in run.args.args] == [("config", row.section.__name__)]
+    assert [arg.arg for arg in run.args.kwonlyargs] == [*row.inputs, *row.outputs]
+    assert {ast.unparse(arg.annotation) for arg in run.args.kwonlyargs} == {"Path"}
+    assert ast.unparse(run.returns) == "None"
+
+
+def _is_run(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "run"
 
 
 def test_no_stage_file_without_a_row(repository: Path) -> None:
@@ -67,7 +69,7 @@ def test_command_has_one_option_per_port(name: str) -> None:
 
 
 def test_dvc_file_is_in_step_with_table_code_and_configuration(repository: Path) -> None:
-    active = config.load(repository / "params.yaml")
+    active = configfile.load(repository / "params.yaml")
     assert dvcfile.in_step(repository / "dvc.yaml", active), "run: prefrestore pipeline dvc --write"
 
 
@@ -85,9 +87,9 @@ def test_dvc_file_says_what_the_table_says(repository: Path) -> None:
 
 
 def test_dvc_file_names_a_folder_of_images_as_dependency(repository: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((repository / "presets" / "tiny.yaml").read_text(encoding="utf-8"))
     values["ingest"] |= {"source": "folder", "uri": str(tmp_path)}
-    stages = yaml.safe_load(dvcfile.render(config.parse(config.Config, values, "test")))["stages"]
+    stages = yaml.safe_load(dvcfile.render(configfile.parse(config.Config, values, "test")))["stages"]
     assert str(tmp_path) in stages["ingest"]["deps"]
     assert [name for name in stages if str(tmp_path) in stages[name]["deps"]] == ["ingest"]
 
@@ -106,7 +108,7 @@ def test_code_dependencies_follow_imports_that_are_loaded() -> None:
         "import importlib, sys; importlib.import_module('prefrestore.stages.{name}');"
         "print(*[m for m in sys.modules if m.startswith('prefrestore.')])"
     )
-    for name in ("ingest", "align", "evaluate"):
+    for name in ("ingest", "evaluate"):
         done = subprocess.run(
             [sys.executable, "-c", probe.format(name=name)], capture_output=True, text=True, check=True
         )
@@ -143,15 +145,21 @@ def test_every_data_file_of_the_package_belongs_to_a_stage_or_a_page(repository:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_is_whole_and_valid(name: str, repository: Path) -> None:
-    config.load(repository / "presets" / f"{name}.yaml")
+    configfile.load(repository / "presets" / f"{name}.yaml")
 
 
 def test_no_other_presets_are_untested(repository: Path) -> None:
     assert {path.stem for path in (repository / "presets").glob("*.yaml")} == set(PRESETS)
 
 
-def test_active_configuration_is_the_tiny_preset(repository: Path) -> None:
-    assert (repository / "params.yaml").read_bytes() == (repository / "presets" / "tiny.yaml").read_bytes()
+def test_committed_configuration_is_the_tiny_preset(repository: Path) -> None:
+    """As git has it (the index): the working copy's may be another, chosen by ``config use``."""
+    assert _indexed(repository, "params.yaml") == _indexed(repository, "presets/tiny.yaml")
+
+
+def _indexed(repository: Path, name: str) -> bytes:
+    done = subprocess.run(["git", "show", f":{name}"], cwd=repository, capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else (repository / name).read_bytes()
 
 
 def _leaves(model: type[config.Section], prefix: str = "") -> list[tuple[str, bool]]:
@@ -172,14 +180,14 @@ def test_no_field_has_a_default() -> None:
 
 @pytest.mark.parametrize("missing", ["align.kl_weight", "ingest.seed", "pretrain.step1.steps", "gate"])
 def test_a_missing_value_is_named(missing: str, repository: Path) -> None:
-    values = yaml.safe_load((repository / "params.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((repository / "presets" / "tiny.yaml").read_text(encoding="utf-8"))
     *parents, last = missing.split(".")
     holder = values
     for part in parents:
         holder = holder[part]
     del holder[last]
     with pytest.raises(UserError, match=missing.replace(".", r"\.")):
-        config.parse(config.Config, values, "test")
+        configfile.parse(config.Config, values, "test")
 
 
 def test_editing_code_of_a_stage_shows_in_its_dependencies(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prefrestore import artifacts, config
+from prefrestore import artifacts, configfile
 from prefrestore.stage import ARTIFACTS, STAGES
 
 # One worker of pytest-xdist takes all of this file, so that the graph is made once.
@@ -47,12 +47,15 @@ def _copy(repository: Path, folder: Path) -> Path:
 
 def _run(folder: Path, *command: str) -> str:
     """Run a command of the environment and return what it printed; a failure fails the test with its messages."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done.stdout
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Let programs of the environment run the copy's code."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder / "src")}
 
 
 def _stages_run(output: str) -> list[str]:
@@ -95,7 +98,7 @@ def finished(graph: Path, tmp_path: Path) -> Path:
 
 
 def test_every_artifact_is_finished_and_says_where_it_comes_from(graph: Path) -> None:
-    active = config.load(graph / "params.yaml").model_dump(mode="json", by_alias=True)
+    active = configfile.load(graph / "params.yaml").model_dump(mode="json", by_alias=True)
     for row in STAGES.values():
         for name in row.outputs:
             manifest = artifacts.read_manifest(graph / ARTIFACTS[name].path)
@@ -121,7 +124,7 @@ def test_metrics_hold_every_column_and_metric(graph: Path) -> None:
         assert wanted <= set(columns[name]), name
         assert all({"mean", "std", "n"} <= set(columns[name][metric]) for metric in wanted)
     for name in ("base", "policy"):
-        assert columns[name]["sample_spread"]["n"] == config.load(graph / "params.yaml").ingest.num_eval
+        assert columns[name]["sample_spread"]["n"] == configfile.load(graph / "params.yaml").ingest.num_eval
 
 
 def test_report_is_one_file_without_outside_parts(graph: Path) -> None:
@@ -133,7 +136,7 @@ def test_report_is_one_file_without_outside_parts(graph: Path) -> None:
 
 def test_summary_names_the_metrics_and_the_report(graph: Path) -> None:
     text = _run(graph, "prefrestore", "report")
-    for word in ("PSNR", "identity", "verdict:", "release:", str(graph / "artifacts" / "report" / "report.html")):
+    for word in ("PSNR", "Identity", "verdict:", "release:", str(graph / "artifacts" / "report" / "report.html")):
         assert word in text
 
 
@@ -212,18 +215,18 @@ def _command(folder: Path, name: str, section: str, output: Path) -> list[str]:
     return [sys.executable, "-m", "prefrestore", "stage", name, "--section", section, *ports, f"--{port}={output}"]
 
 
-def _train(command: Sequence[str], checkpoints: Path) -> str:
+def _train(command: Sequence[str], folder: Path, checkpoints: Path) -> str:
     """Run a stage to its end and return its log."""
-    environment = {**os.environ, "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
+    environment = {**_environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stderr
 
 
-def _kill_in_training(command: Sequence[str], checkpoints: Path) -> None:
+def _kill_in_training(command: Sequence[str], folder: Path, checkpoints: Path) -> None:
     """Start a stage and kill it some seconds after it wrote its first new checkpoint."""
     before = set(checkpoints.rglob("step-*/state.json"))
-    environment = {**os.environ, "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
+    environment = {**_environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not set(checkpoints.rglob("step-*/state.json")) - before:
             time.sleep(0.05)
@@ -243,13 +246,13 @@ LONGER = {
 def test_killed_training_resumes_to_the_same_bytes(name: str, graph: Path, tmp_path: Path) -> None:
     section = _longer(graph, name, LONGER[name])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    _train(_command(graph, name, section, whole), tmp_path / "checkpoints-whole")
+    _train(_command(graph, name, section, whole), graph, tmp_path / "checkpoints-whole")
 
     command = _command(graph, name, section, parts)
     for _ in range(2):
-        _kill_in_training(command, tmp_path / "checkpoints-parts")
+        _kill_in_training(command, graph, tmp_path / "checkpoints-parts")
         assert not parts.exists()
-    log = _train(command, tmp_path / "checkpoints-parts")
+    log = _train(command, graph, tmp_path / "checkpoints-parts")
 
     assert "resumes at" in log
     assert artifacts.digest(parts) == artifacts.digest(whole)

@@ -11,6 +11,9 @@ from skimage.filters import gaussian
 from skimage.metrics import structural_similarity
 
 from prefrestore.evaluation import metrics
+from prefrestore.evaluation.calibration import fit_calibration
+from prefrestore.evaluation.distributions import frechet_distance, kernel_distance, set_distance
+from prefrestore.evaluation.niqe import fit_asymmetric, fit_natural_model, niqe
 from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread, spread_map
 from prefrestore.rewards import structure
 
@@ -91,3 +94,60 @@ def test_entropy_of_gaussian_samples_is_the_closed_form() -> None:
 def test_entropy_of_equal_samples_is_that_of_rounding() -> None:
     same = np.full((3, 1, 8, 8, 3), 7, np.uint8)
     assert sample_entropy(same)[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e / 12 / 255**2))
+
+
+def test_frechet_distance_of_diagonal_gaussians_is_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(0, 1, (200_000, 3))
+    second = rng.normal([1, 0, 0], [1, 2, 3], (200_000, 3))
+    assert frechet_distance(first, second) == pytest.approx(1 + 0 + 1 + 4, rel=0.02)
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_kernel_distance_is_unbiased_and_sees_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    equal = [kernel_distance(*rng.normal(0, 1, (2, 20, 8))) for _ in range(400)]
+    assert abs(np.mean(equal)) < 3 * np.std(equal) / 20
+    shifted = [kernel_distance(rng.normal(0.5, 1, (20, 8)), rng.normal(0, 1, (20, 8))) for _ in range(50)]
+    assert np.mean(shifted) > 5 * np.std(equal) / 20
+
+
+def test_set_distance_leaves_unknown_faces_out() -> None:
+    hq = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
+    samples = np.stack([hq, hq])
+    samples[1, 3] = np.nan
+    found = set_distance(samples, hq)
+    assert (found.n, found.missing) == (9, 1)
+    assert found.frechet_distance == pytest.approx(0, abs=1e-6)
+    assert np.isnan(set_distance(np.full_like(samples, np.nan), hq).kernel_distance)
+
+
+@pytest.mark.parametrize(("draw", "shape"), [("normal", 2.0), ("laplace", 1.0)])
+def test_fitted_shape_of_known_distributions(draw: str, shape: float) -> None:
+    values = getattr(np.random.default_rng(0), draw)(0, 1, (1, 600, 600))
+    values[values > 0] *= 3
+    found, left, right = fit_asymmetric(values)
+    assert found[0] == pytest.approx(shape, rel=0.02)
+    assert right[0] / left[0] == pytest.approx(3, rel=0.02)
+
+
+def test_a_flat_patch_has_the_largest_shape() -> None:
+    found, left, right = fit_asymmetric(np.zeros((1, 8, 8)))
+    assert (found[0], left[0], right[0]) == (10.0, 0.0, 0.0)
+
+
+def test_niqe_prefers_sharp_pictures(photograph: np.ndarray, blurred: np.ndarray) -> None:
+    sharp = [photograph, photograph[:, ::-1], photograph[::-1]]
+    model = fit_natural_model(np.stack(sharp))
+    noisy = np.clip(photograph + np.random.default_rng(0).normal(0, 25, photograph.shape), 0, 255).astype(np.uint8)
+    own = niqe(photograph, model)
+    assert own < niqe(blurred, model)
+    assert own < niqe(noisy, model)
+
+
+def test_calibration_of_a_linear_relation_is_that_line() -> None:
+    spread = np.random.default_rng(0).uniform(0, 1, (4, 64, 64))
+    error = 0.5 * spread + np.random.default_rng(1).normal(0, 0.05, spread.shape)
+    fitted = fit_calibration(spread, error)
+    inside = np.linspace(0.05, 0.95, 10)
+    np.testing.assert_allclose(fitted(inside), 0.5 * inside, atol=0.02)

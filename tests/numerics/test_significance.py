@@ -62,7 +62,13 @@ def test_holm_lies_between_the_plain_and_bonferronis_values(p_values: list[float
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(0.1, 0.3, "better"), (-0.05, 0.3, "not worse"), (-0.3, 0.3, "unclear"), (-0.3, -0.1, "worse"), (0, 0, "not worse")],
+    [
+        (0.1, 0.3, "better"),
+        (-0.05, 0.3, "not worse"),
+        (-0.3, 0.3, "unclear"),
+        (-0.3, -0.1, "worse"),
+        (0, 0, "not worse"),
+    ],
 )
 def test_what_an_interval_settles(low: float, high: float, expected: str) -> None:
     assert classify(low, high, margin=0.1) == expected

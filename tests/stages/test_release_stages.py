@@ -17,14 +17,6 @@ from prefrestore.stage import STAGES, execute
 INPUTS = STAGES["publish"].inputs
 
 
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a registry without models: making its tables takes seconds, so once."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    Registry(f"sqlite:///{path}")
-    return path.read_bytes()
-
-
 @pytest.fixture
 def graph(tmp_path: Path, empty_registry: bytes) -> dict[str, Path]:
     """Paths of publish's ports; the inputs hold the files that the stage reads."""

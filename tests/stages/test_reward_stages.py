@@ -20,8 +20,10 @@ from prefrestore.config import (
     Config,
     SampleCandidatesConfig,
     TrainRewardConfig,
-    load,
 )
+from prefrestore.configfile import load
+from prefrestore.data.images import encode_png
+from prefrestore.data.pair_import import import_pairs
 from prefrestore.data.pairs import PairSet, load_pairs, to_tensor
 from prefrestore.data.preferences import read_judgements
 from prefrestore.data.vote_store import append
@@ -31,6 +33,7 @@ from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.reward_model.candidates import Origin, make_candidate, write_candidates
 from prefrestore.reward_model.collect import JUDGEMENTS
 from prefrestore.reward_model.dataset import build_scene, held_out_faces, load_candidates
+from prefrestore.reward_model.imported import with_imported
 from prefrestore.rewards.base import References
 from prefrestore.rewards.composite import load_reward
 from prefrestore.rewards.network import load_network
@@ -227,7 +230,7 @@ def references(pairs: PairSet, hq: torch.Tensor | None) -> References:
     return References(to_tensor(pairs.lq[:4, 0]), hq, pairs.captions[:4], pairs.landmarks[:4], pairs.ids[:4])
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -240,10 +243,10 @@ def test_a_run_killed_after_a_checkpoint_ends_in_the_same_bytes(
     def save_then_die(self: Checkpoints, checkpoint: Checkpoint) -> None:
         save(self, checkpoint)
         if checkpoint.step == 40:
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(Checkpoints, "save", save_then_die)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run_stage("train_reward", training, root, tmp_path / "reward")
     assert not (tmp_path / "reward").exists()
     monkeypatch.setattr(Checkpoints, "save", save)
@@ -283,3 +286,36 @@ def test_texts_may_be_empty_and_do_not_leak_into_their_neighbours(reward: Path, 
     together = network(images, images, texts)
     apart = torch.cat([network(images[k : k + 1], images[k : k + 1], texts[k : k + 1]) for k in (0, 1)], dim=1)
     torch.testing.assert_close(together, apart)
+
+
+def test_imported_pairs_train_with_our_own_and_have_no_hq(
+    root: Path,
+    collecting: CollectPreferencesConfig,
+    training: TrainRewardConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFRESTORE_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(3):
+        for name in ("lq", "chosen", "rejected"):
+            picture = random.integers(0, 255, (48, 48, 3), np.uint8)
+            (tmp_path / f"{name}{number}.png").write_bytes(encode_png(picture))
+        rows.append({name: f"{name}{number}.png" for name in ("lq", "chosen", "rejected")})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_pairs(tmp_path / "pairs.jsonl", tmp_path / "votes", "public")
+    config = collecting.model_copy(update={"votes": str(tmp_path / "votes")})
+    merged = run_stage("collect_preferences", config, root, tmp_path / "preferences")
+    assert artifacts.read_json(merged / "summary.json")["sources"]["import"] == 3
+    drawn = load_candidates(root / "candidates")
+    scene = build_scene(load_pairs(root / "pairs", "train"), drawn.groups)
+    everything, whole = with_imported(drawn, scene, merged)
+    assert len(everything.groups) == len(whole.ids) == len(drawn.groups) + 6
+    assert everything.images.shape[1:] == (32, 32, 3)
+    assert whole.hq[-6:].isnan().all()
+    for name in ("pairs", "candidates"):
+        (tmp_path / name).symlink_to(root / name)
+    short = training.model_copy(update={"steps": 4})
+    reward = run_stage("train_reward", short, tmp_path, tmp_path / "reward")
+    assert np.isfinite(artifacts.read_json(reward / "accuracy.json")["judges"]["reward"]["accuracy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -144,10 +145,8 @@ def test_malformed_rows_say_what_is_wrong(changes: dict[str, object], message: s
 @given(st.dictionaries(st.sampled_from(sorted(asdict(judgement()))), st.one_of(st.none(), st.text(), st.integers())))
 def test_any_row_parses_or_is_a_value_error(changes: dict[str, object]) -> None:
     row = {**asdict(judgement()), **changes}
-    try:
+    with contextlib.suppress(ValueError):
         assert asdict(parse_judgement(row)) == row
-    except ValueError as error:
-        assert str(error)
 
 
 def test_agreement_by_hand() -> None:

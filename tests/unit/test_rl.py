@@ -14,14 +14,14 @@ from prefrestore import config as configuration
 from prefrestore.config import AlignConfig
 from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
+from prefrestore.rewards.composite import CompositeReward, Part
+from prefrestore.rewards.faces import FaceReader
 from prefrestore.rl.batches import judge, noise_level, put_noise, total_of, update_rows
 from prefrestore.rl.guard import Guard, Watch, below_margin, psnr
 from prefrestore.rl.pool import draw_pools, epoch_rows
 from prefrestore.rl.rollout import known_parts, solver, spread, without_broken
 from prefrestore.rl.trainer import thin
 from prefrestore.rl.types import Rollout, RolloutGroup
-from prefrestore.rewards.composite import CompositeReward, Part
-from prefrestore.rewards.faces import FaceReader
 
 NAN = math.nan
 
@@ -53,12 +53,12 @@ def pairs() -> PairSet:
 
 def rollout(rewards: list[list[float]]) -> Rollout:
     generator = torch.Generator().manual_seed(0)
-    return Rollout(
-        tuple(
-            RolloutGroup(f"g{place}", place, torch.randn(len(row), 2, 4, 4, generator=generator), {"structure": torch.tensor(row)}, 0.1)
-            for place, row in enumerate(rewards)
-        )
-    )
+
+    def group(place: int, row: list[float]) -> RolloutGroup:
+        x0 = torch.randn(len(row), 2, 4, 4, generator=generator)
+        return RolloutGroup(f"g{place}", place, x0, {"structure": torch.tensor(row)}, 0.1)
+
+    return Rollout(tuple(group(place, row) for place, row in enumerate(rewards)))
 
 
 def composite(weight: float = 1.0) -> CompositeReward:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
 
-from prefrestore import config, dvcfile
+from prefrestore import config, configfile, dvcfile
 from prefrestore.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
@@ -26,7 +25,7 @@ def command() -> None:
 @click.argument("file", type=FOLDER, default=ACTIVE)
 def check(file: Path) -> None:
     """Check a configuration file."""
-    config.load(file)
+    configfile.load(file)
     click.echo(f"{file}: ok")
 
 
@@ -38,13 +37,13 @@ def use(preset: str | None, data: Path | None) -> None:
     if preset is None and data is None:
         raise UserError("config use: name a preset, or a folder with --data")
     source = ACTIVE if preset is None else _preset(preset)
-    config.load(source)
+    configfile.load(source)
     text = source.read_text(encoding="utf-8")
     if data is not None:
         text = _with_folder(text, data)
     if not ACTIVE.is_file() or ACTIVE.read_text(encoding="utf-8") != text:
         ACTIVE.write_text(text, encoding="utf-8")
-    dvcfile.write(Path("dvc.yaml"), config.load(ACTIVE))
+    dvcfile.write(Path("dvc.yaml"), configfile.load(ACTIVE))
     click.echo(f"{ACTIVE}: {preset or 'as before'}{'' if data is None else f', images of {data}'}")
 
 
@@ -64,10 +63,7 @@ def _with_folder(text: str, data: Path) -> str:
     """
     if not data.is_dir():
         raise UserError(f"--data: {data} is no folder: give a folder of images")
-    values: dict[str, Any] = yaml.safe_load(text)
-    values["ingest"] |= {"source": "folder", "uri": data.as_posix()}
-    comment = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    return comment + yaml.safe_dump(values, sort_keys=False, width=120, default_flow_style=None)
+    return configfile.edited(text, "ingest", {"source": "folder", "uri": data.as_posix()})
 
 
 @command.command()
@@ -75,7 +71,7 @@ def _with_folder(text: str, data: Path) -> str:
 @click.option("--config", "file", type=FOLDER, default=ACTIVE, help="configuration file")
 def show(section: str | None, file: Path) -> None:
     """Show every value with its meaning, of one SECTION or of all."""
-    whole = config.load(file)
+    whole = configfile.load(file)
     sections = {field.alias or name: getattr(whole, name) for name, field in config.Config.model_fields.items()}
     if section is not None and section not in sections:
         raise UserError(f"config show: there is no section {section}: choose from {', '.join(sections)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from prefrestore import config, dvcfile
+from prefrestore import configfile, dvcfile
 from prefrestore.errors import UserError
 
 
@@ -21,7 +21,7 @@ def command() -> None:
 @click.argument("target", type=click.Path(path_type=Path), default=Path("dvc.yaml"))
 def dvc(check: bool, file: Path, target: Path) -> None:
     """Check or write dvc.yaml."""
-    active = config.load(file)
+    active = configfile.load(file)
     if check and not dvcfile.in_step(target, active):
         raise UserError(f"{target} is not in step with stage table, code and {file}: prefrestore pipeline dvc --write")
     if not check and dvcfile.write(target, active):

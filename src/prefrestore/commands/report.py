@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from prefrestore import artifacts
 from prefrestore.errors import UserError
 from prefrestore.stage import ARTIFACTS
 
+COLUMNS = ("lq", "bicubic", "baseline", "base", "policy", "champion", "codec")
+FIRST = ("psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness", "sample_spread")
 ARROWS = {"higher": "up", "lower": "down"}
 
 
@@ -43,12 +45,18 @@ def rows(columns: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[list[
         columns: estimates by column and metric.
         table: label, unit, direction and digits of each metric, and the columns' labels.
     """
-    yield ["mean over evaluation faces", "better", *(table["columns"].get(name, name) for name in columns)]
-    for name, metric in table["metrics"].items():
+    names = _ordered(columns, COLUMNS)
+    yield ["mean over evaluation faces", "better", *(table["columns"].get(name, name) for name in names)]
+    for key in _ordered(table["metrics"], FIRST):
+        metric = table["metrics"][key]
         label = f"{metric['label']} [{metric['unit']}]" if metric["unit"] else metric["label"]
-        cells = [_cell(estimates.get(name), metric["digits"]) for estimates in columns.values()]
+        cells = [_cell(columns[name].get(key), metric["digits"]) for name in names]
         if any(cells):
             yield [label, ARROWS[metric["direction"]], *cells]
+
+
+def _ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
 
 def _cell(estimate: Mapping[str, Any] | None, digits: int) -> str:

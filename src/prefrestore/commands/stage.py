@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from prefrestore import config
+from prefrestore import config, configfile
 from prefrestore.errors import UserError
 from prefrestore.stage import STAGES, Stage, execute
 
@@ -44,12 +44,12 @@ def _section(row: Stage, config_file: Path | None, section_json: str | None) -> 
     if (config_file is None) == (section_json is None):
         raise UserError(f"{row.name}: give either --config FILE or --section JSON")
     if config_file is not None:
-        return config.load_section(config_file, row.name, row.section)
+        return configfile.load_section(config_file, row.name, row.section)
     try:
         data: Any = json.loads(section_json or "")
     except json.JSONDecodeError as error:
         raise UserError(f"--section: is no valid JSON ({error}): pass one section of the configuration") from None
-    return config.parse(row.section, data, "--section", name=row.name)
+    return configfile.parse(row.section, data, "--section", name=row.name)
 
 
 for _row in STAGES.values():

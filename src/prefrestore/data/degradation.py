@@ -33,9 +33,11 @@ def degrade(hq: np.ndarray, record: DegradationRecord) -> np.ndarray:
     """Return the LQ image of a record.
 
     Args:
-        hq: 8-bit RGB [size, size, 3]; size is the record's.
+        hq: 8-bit RGB [H, W, 3] of the record's size.
         record: what to do; the same record gives the same pixels.
     """
+    if hq.shape[:2] != (record.height, record.width):
+        raise ValueError(f"image is {hq.shape[:2]}, its record is for {record.height} x {record.width}")
     return _to_8bit(_apply(hq, record.operations), record.rounding)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,22 @@ PNG_LEVEL = 1
 
 class UnreadableError(Exception):
     """An image that cannot be used; the message is the reason."""
+
+
+def read_file(payload: Path | bytes, problem: str = "") -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        UnreadableError: ``problem``, if there is one known already, or what the system says.
+    """
+    if problem:
+        raise UnreadableError(problem)
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return payload.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror})") from None
 
 
 def decode(data: bytes) -> np.ndarray:

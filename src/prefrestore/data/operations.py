@@ -121,9 +121,15 @@ class DegradationRecord(Frozen):
 
     recipe: str
     severity: Severity
-    size: int = Field(description="side of the image, pixels")
+    height: int = Field(description="of the image, pixels")
+    width: int
     operations: tuple[Operation, ...]
     rounding: Literal["truncate", "nearest"] = Field(description="how the last float image becomes 8-bit")
+
+    @property
+    def size(self) -> int:
+        """Return the shorter side, pixels."""
+        return min(self.height, self.width)
 
     def to_json(self) -> str:
         """Return the record as compact JSON; floats survive exactly."""

@@ -98,7 +98,7 @@ def parse_judgement(row: Mapping[str, Any]) -> Judgement:
     Raises:
         ValueError: a column is missing or has another type, or a value is outside its set.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(Judgement):
         value = row.get(field.name)
         kind: type = int if field.type == "int" else str

@@ -31,8 +31,14 @@ T = TypeVar("T")
 class Extent:
     """The image size and severity that ranges are meant for."""
 
-    size: int
+    height: int
+    width: int
     severity: Severity
+
+    @property
+    def size(self) -> int:
+        """Return the shorter side: what a face's size goes with."""
+        return min(self.height, self.width)
 
     @property
     def ratio(self) -> float:

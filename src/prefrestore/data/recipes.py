@@ -33,9 +33,9 @@ class Recipe(Frozen):
             raise ValueError("a recipe restores the image size exactly once")
         return steps
 
-    def bounds(self, size: int, severity: Severity | None = None) -> dict[str, Range]:
-        """Return the range of every number that may be drawn at a size, by ``operation.parameter``."""
-        extent = Extent(size, severity or self.severity)
+    def bounds(self, shape: tuple[int, int], severity: Severity | None = None) -> dict[str, Range]:
+        """Return the range of every number that may be drawn for images [height, width], by ``operation.parameter``."""
+        extent = Extent(*shape, severity or self.severity)
         return merge_bounds(step.bounds(extent) for step in self.steps)
 
 
@@ -58,20 +58,26 @@ def recipe_named(name: str) -> Recipe:
 
 
 def draw_record(
-    recipe: Recipe, size: int, seed: int, sample_id: str, severity: Severity | None = None
+    recipe: Recipe, shape: int | tuple[int, int], seed: int, sample_id: str, severity: Severity | None = None
 ) -> DegradationRecord:
     """Draw what happens to one image: a function of its arguments alone, not of order or worker.
 
     Args:
         recipe: ranges and steps.
-        size: side of the image, pixels.
+        shape: height and width of the image, or the side of a square one, pixels.
         seed: seed of the data set.
         sample_id: name of the sample, unique in the data set.
         severity: third of every range to draw from; None: the recipe's own.
     """
     chosen = severity or recipe.severity
-    draw = Draw(size, chosen, seeding.rng("degrade", seed, sample_id))
+    height, width = (shape, shape) if isinstance(shape, int) else shape
+    draw = Draw(height, width, chosen, seeding.rng("degrade", seed, sample_id))
     operations = tuple(operation for step in recipe.steps for operation in step.operations(draw))
     return DegradationRecord(
-        recipe=recipe.name, severity=chosen, size=size, operations=operations, rounding=recipe.rounding
+        recipe=recipe.name,
+        severity=chosen,
+        height=height,
+        width=width,
+        operations=operations,
+        rounding=recipe.rounding,
     )

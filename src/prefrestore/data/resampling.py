@@ -17,9 +17,12 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from prefrestore.data.operations import Resize
 
 INTERPOLATION = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-TOLERANCE = 1e-3  # largest error of the factors, of full scale: a quarter of one 8-bit level
-BLOCK = 64  # input pixels by which neighbouring blocks of output rows advance
-DENSE_COST = 260  # cost of cv2.filter2D (by Fourier transform) in multiplications a pixel, measured
+TOLERANCE = 2e-3  # bound of the error, of full scale: half of one 8-bit level; found: an eighth of one
+BLOCK = 64  # input pixels by which neighbouring blocks advance in the second pass
+BLOCK_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # output rows of a block in the first pass
+HALF_SPEED = 10  # rows of a matrix at which BLAS reaches half its speed, measured
+CALL_COST = 300  # multiplications that take as long as a call, per pixel of a row, measured
+DENSE_COST = 450  # cost of cv2.filter2D (by Fourier transform) in multiplications a pixel, measured
 
 
 def resize(image: np.ndarray, target: Resize) -> np.ndarray:
@@ -50,6 +53,7 @@ def correlate_resize(image: np.ndarray, kernel: np.ndarray, target: Resize) -> n
         kernel: [k, k], odd.
         target: size and interpolation.
     """
+    kernel = trim(kernel)
     columns, rows = separate(kernel)
     height, width = image.shape[:2]
     if not _pays(len(columns), (height, width), target, len(kernel)):
@@ -73,7 +77,17 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def separate(kernel: np.ndarray, tolerance: float = TOLERANCE) -> tuple[np.ndarray, np.ndarray]:
+def trim(kernel: np.ndarray, tolerance: float = TOLERANCE / 4) -> np.ndarray:
+    """Cut off outer rings of a kernel whose absolute values sum to at most ``tolerance``."""
+    radius = len(kernel) // 2
+    axis = np.abs(np.arange(-radius, radius + 1))
+    rings = np.bincount(np.maximum(axis[:, None], axis).ravel(), np.abs(kernel).ravel())
+    beyond = np.cumsum(rings[::-1])[::-1]  # what lies on a ring or outside it
+    kept = max(1, int((beyond > tolerance).sum()) - 1)
+    return kernel[radius - kept : radius + kept + 1, radius - kept : radius + kept + 1]
+
+
+def separate(kernel: np.ndarray, tolerance: float = TOLERANCE * 3 / 4) -> tuple[np.ndarray, np.ndarray]:
     """Write a kernel as a sum of outer products by cross approximation with full pivoting.
 
     Returns:
@@ -103,6 +117,14 @@ def _band(before: int, after: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
     return first, np.take_along_axis(matrix, first[:, None] + np.arange(taps), 1)
 
 
+@lru_cache(maxsize=64)
+def _scatter(before: int, after: int, mode: str, size: int) -> np.ndarray:
+    """Return where the taps of resampling after correlation stand in a flat [after, before + 2 * radius] matrix."""
+    first, weights = _band(before, after, mode)
+    columns = first[:, None] + np.arange(weights.shape[1] + size - 1)
+    return columns + np.arange(after)[:, None] * (before + 2 * (size // 2))
+
+
 def _operator(factors: np.ndarray, before: int, after: int, mode: str) -> np.ndarray:
     """Return resampling times correlation along one axis: [rank, after, before], borders reflected.
 
@@ -114,46 +136,56 @@ def _operator(factors: np.ndarray, before: int, after: int, mode: str) -> np.nda
     """
     rank, size = factors.shape
     radius = size // 2
-    first, weights = _band(before, after, mode)
-    taps = weights.shape[1]
-    combined = np.zeros((rank, after, taps + size - 1), np.float32)
+    weights = _band(before, after, mode)[1]
+    combined = np.zeros((rank, after, weights.shape[1] + size - 1), np.float32)
     kernels = factors.astype(np.float32)[:, None]
-    for tap in range(taps):
+    for tap in range(weights.shape[1]):
         combined[:, :, tap : tap + size] += weights[None, :, tap, None] * kernels
     padded = np.zeros((rank, after, before + 2 * radius), np.float32)
-    positions = np.broadcast_to(first[None, :, None] + np.arange(combined.shape[2]), combined.shape)
-    np.put_along_axis(padded, positions, combined, 2)
+    padded.reshape(rank, -1)[:, _scatter(before, after, mode, size)] = combined
     padded[:, :, radius + 1 : 2 * radius + 1] += padded[:, :, :radius][:, :, ::-1]
     padded[:, :, before - 1 : before + radius - 1] += padded[:, :, before + radius :][:, :, ::-1]
     return padded[:, :, radius : radius + before]
 
 
-def _blocks(before: int, after: int, size: int) -> list[tuple[slice, slice]]:
-    """Cut outputs into blocks, each with the span of inputs that its outputs see."""
-    step = max(1, round(BLOCK * after / before))
+def _blocks(before: int, after: int, size: int, rows: int) -> list[tuple[slice, slice]]:
+    """Cut outputs into blocks of some rows, each with the span of inputs that its outputs see."""
     reach = size // 2 + before / after + 2
     return [
         (
-            slice(start, min(after, start + step)),
+            slice(start, min(after, start + rows)),
             slice(
                 max(0, int(start * before / after - reach)),
-                min(before, int((start + step) * before / after + reach) + 1),
+                min(before, int((start + rows) * before / after + reach) + 1),
             ),
         )
-        for start in range(0, after, step)
+        for start in range(0, after, rows)
     ]
 
 
+@cache
+def _block_rows(rank: int, size: int, before: int, after: int) -> int:
+    """Return the rows of a block that make the first pass fastest: small ones see less, large ones multiply faster."""
+    factor = before / after
+
+    def cost(rows: int) -> float:
+        speed = rank * rows / (rank * rows + HALF_SPEED)
+        return rank * (rows * factor + size) / speed + CALL_COST / rows
+
+    return min(BLOCK_ROWS, key=cost)
+
+
 def _apply_rows(image: np.ndarray, operator: np.ndarray, size: int) -> np.ndarray:
-    """Contract the rows of [H, W, C] with [rank, after, H]; return [rank, C, after, W]."""
+    """Contract the rows of [H, W, C] with [rank, after, H]; return [C, after, rank, W]."""
     rank, after, before = operator.shape
     planes = _planes(image)
-    result = np.empty((rank, len(planes), after, image.shape[1]), np.float32)
-    for outputs, inputs in _blocks(before, after, size):
-        block = np.ascontiguousarray(operator[:, outputs, inputs]).reshape(-1, inputs.stop - inputs.start)
-        for channel, plane in enumerate(planes):
-            product = block @ plane[inputs]
-            result[:, channel, outputs] = product.reshape(rank, -1, image.shape[1])
+    channels, _, width = planes.shape
+    result = np.empty((channels, after, rank, width), np.float32)
+    rows = operator.transpose(1, 0, 2)
+    for outputs, inputs in _blocks(before, after, size, _block_rows(rank, size, before, after)):
+        block = rows[outputs, :, inputs].reshape(-1, inputs.stop - inputs.start)
+        for plane, target in zip(planes, result, strict=True):
+            np.matmul(block, plane[inputs], out=target[outputs].reshape(-1, width))
     return result
 
 
@@ -171,12 +203,15 @@ def _scratch(*shape: int) -> np.ndarray:
 
 
 def _apply_columns(partial: np.ndarray, operator: np.ndarray, size: int) -> np.ndarray:
-    """Contract the last axis of [rank, C, H, W] with [rank, after, W] and sum the ranks; return [H, after, C]."""
-    rank, channels, height, before = partial.shape
+    """Contract the last axis of [C, H, rank, W] with [rank, after, W] and sum the ranks; return [H, after, C]."""
+    channels, height, rank, before = partial.shape
     after = operator.shape[1]
-    stacked = partial.reshape(rank, channels * height, before)
+    stacked = partial.reshape(channels * height, rank, before)
     result = np.empty((channels * height, after), np.float32)
-    for outputs, inputs in _blocks(before, after, size):
+    for outputs, inputs in _blocks(before, after, size, max(1, round(BLOCK * after / before))):
         weights = operator[:, outputs, inputs].transpose(0, 2, 1)
-        np.sum(stacked[:, :, inputs] @ weights, axis=0, out=result[:, outputs])
+        total = stacked[:, 0, inputs] @ weights[0]
+        for term in range(1, rank):
+            total += stacked[:, term, inputs] @ weights[term]
+        result[:, outputs] = total
     return cv2.merge(list(result.reshape(channels, height, after))).reshape(height, after, channels)

@@ -3,94 +3,103 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 from prefrestore.config import IngestConfig
-from prefrestore.data.tables import Split
+from prefrestore.data.archives import PARQUET, TAR, archive_candidates, count_archive
+from prefrestore.data.candidates import (
+    IMAGE_SUFFIXES,
+    MAX_CAPTION,
+    MAX_FILE_BYTES,
+    Candidate,
+    identifier,
+    printable,
+    split_of_name,
+    unique,
+)
 from prefrestore.errors import UserError
-from prefrestore.runtime import seeding
+from prefrestore.runtime.storage import Remote, download, list_objects, read
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
-) | {".pgm", ".heic", ".heif", ".avif", ".jxl", ".jp2"}
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "eval", "eval": "eval"}
-MAX_FILE_BYTES = 256 * 2**20
-MAX_CAPTION = 2000
+SPLIT_FOLDERS = ("train", "val", "eval")
+OUTSIDE = "outside the folders train and val"
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A source image not looked at yet."""
+class Source:
+    """Candidates, given lazily, and how many there are; None where only reading them all would tell."""
 
-    id: str
-    name: str  # as the source calls it
-    payload: Path | bytes
-    caption: str = ""
-    identity: str = ""
-    split: Split | None = None  # None: to be decided by hash
-    problem: str = ""  # why it cannot be taken, where that is known already
+    candidates: Iterator[Candidate]
+    total: int | None
 
 
-def share(*parts: int | str) -> float:
-    """Return a number in [0, 1) that depends on the parts alone."""
-    return seeding.derive(*parts) / 2**63
-
-
-def split_by_hash(seed: int, key: str, eval_share: float) -> Split:
-    """Return the split of whatever ``key`` names; equal keys never part."""
-    return "eval" if share("split", seed, key) < eval_share else "train"
-
-
-def candidates(config: IngestConfig) -> tuple[Iterator[Candidate], int | None]:
-    """Return a source's candidates in a fixed order, and how many there are where that is known.
+def open_source(config: IngestConfig) -> Source:
+    """Return the source that the configuration names.
 
     Raises:
-        UserError: the source does not exist or holds nothing that could be a face.
+        UserError: the source does not exist, cannot be reached, or holds nothing that could be a face.
     """
-    found = folder_candidates(Path(config.uri), split=config.split)
-    return iter(found), len(found)
+    openers: dict[str, Callable[[str, bool], Source]] = {
+        "folder": _folder,
+        "parquet": lambda uri, by_name: _archives(uri, by_name, PARQUET),
+        "tar": lambda uri, by_name: _archives(uri, by_name, TAR),
+        "hf": _hub,
+        "s3": _s3,
+    }
+    return openers[config.source](config.uri, config.split == "folder")
 
 
-def folder_candidates(root: Path, *, split: str) -> list[Candidate]:
+# --- files on this machine ------------------------------------------------------------------------
+
+
+def _folder(uri: str, by_name: bool) -> Source:
+    if not uri:
+        raise UserError("ingest.uri: is empty: give the path of a folder of images")
+    found = folder_candidates(Path(uri), by_name=by_name)
+    return Source(iter(found), len(found))
+
+
+def folder_candidates(root: Path, *, by_name: bool) -> list[Candidate]:
     """Return the image files under a folder in the order of their ids.
 
-    Subfolders ``train`` and ``val`` (or ``eval``) are the splits if ``split`` is ``folder`` and one of them exists. The
-    caption is the text file of the same stem; the identity is the folder an image lies in.
+    If ``by_name``, subfolders ``train`` and ``val`` (or ``eval``) are the splits where one of them exists. Captions are in
+    the text file of the same stem; the identity is the folder an image lies in.
 
     Raises:
         UserError: there is no such folder, or no image file in it.
     """
     if not root.is_dir():
-        raise UserError(f"ingest.uri: {root} is no folder: give the path of a folder of images")
-    paths = [path for path in root.rglob("*") if _is_image_name(path.relative_to(root))]
+        raise UserError(f"{root}: no such folder: give the path of a folder of images")
+    paths = [path for path in root.rglob("*") if _is_image_name(path.relative_to(root).as_posix())]
     if not paths:
-        raise UserError(f"ingest.uri: {root} holds no image files: expected JPEG, PNG, WebP, TIFF or BMP")
-    by_folder = split == "folder" and any((root / name).is_dir() for name in SPLIT_FOLDERS)
-    return _unique([_folder_candidate(root, path, by_folder) for path in paths])
+        raise UserError(f"{root} holds no image files: expected JPEG, PNG, WebP, TIFF or BMP")
+    by_name = by_name and any((root / name).is_dir() for name in SPLIT_FOLDERS)
+    return unique([_file_candidate(root, path, by_name) for path in paths])
 
 
-def _is_image_name(relative: Path) -> bool:
-    return relative.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts)
+def _is_image_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
-def _folder_candidate(root: Path, path: Path, by_folder: bool) -> Candidate:
+def _file_candidate(root: Path, path: Path, by_name: bool) -> Candidate:
     relative = path.relative_to(root)
-    split = SPLIT_FOLDERS.get(relative.parts[0]) if by_folder else None
-    problem = _problem(root, path)
-    if by_folder and split is None:
-        problem = "outside the folders train and val"
+    split = split_of_name(relative.parts[0]) if by_name and len(relative.parts) > 1 else None
+    problem = _problem(root, path) or (OUTSIDE if by_name and split is None else "")
     return Candidate(
         id=identifier(relative.with_suffix("").as_posix()),
-        name=_printable(relative.as_posix()),
+        name=printable(relative.as_posix()),
         payload=path,
         caption="" if problem else _side_car(root, path),
-        identity=_printable(relative.parent.as_posix()) if len(relative.parts) > 1 else _printable(relative.stem),
+        identity=_identity(relative),
         split=split,
         problem=problem,
     )
+
+
+def _identity(relative: Path | PurePosixPath) -> str:
+    return printable(relative.parent.as_posix() if len(relative.parts) > 1 else relative.stem)
 
 
 def _problem(root: Path, path: Path) -> str:
@@ -103,41 +112,104 @@ def _problem(root: Path, path: Path) -> str:
         return "link out of the folder"
     if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
-    if status.st_size > MAX_FILE_BYTES:
-        return "file too large"
-    return ""
+    return "file too large" if status.st_size > MAX_FILE_BYTES else ""
 
 
 def _side_car(root: Path, path: Path) -> str:
     text = path.with_suffix(".txt")
     if not text.is_file() or _problem(root, text):
         return ""
-    return " ".join(text.read_text(encoding="utf-8", errors="replace").split())[:MAX_CAPTION]
+    return _one_line(text.read_bytes())
 
 
-def _printable(text: str) -> str:
-    """Return text with undecodable bytes of a file name made visible."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def _one_line(data: bytes) -> str:
+    return " ".join(data.decode("utf-8", "replace").split())[:MAX_CAPTION]
 
 
-def identifier(text: str) -> str:
-    """Return a name fit for files and tables: ASCII letters, digits, dot, dash; altered names get a digest."""
-    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in ".-_") else "-" for letter in text)
-    plain = plain.strip(".-")[:80]
-    return plain if plain == text.replace("/", "-") else f"{plain or 'image'}-{_digest(text)}"
+def _archives(uri: str, by_name: bool, suffix: str) -> Source:
+    """Give the rows of one archive, or of all archives under a folder in the order of their names."""
+    root = Path(uri)
+    paths = [root] if root.is_file() else sorted(root.rglob(f"*{suffix}"))
+    if not paths:
+        raise UserError(f"ingest.uri: {uri!r} is no {suffix} file and no folder of them: give the path of one")
+    base = root.parent if root.is_file() else root
+    candidates = (
+        candidate
+        for path in paths
+        for candidate in archive_candidates(path, path.relative_to(base).as_posix(), by_name=by_name)
+    )
+    return Source(candidates, sum(map(count_archive, paths)))
 
 
-def _digest(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+# --- remote ---------------------------------------------------------------------------------------
 
 
-def _unique(candidates: list[Candidate]) -> list[Candidate]:
-    """Sort by id; where several have the same, all of them get a digest of their name."""
-    counts: dict[str, int] = {}
-    for candidate in candidates:
-        counts[candidate.id] = counts.get(candidate.id, 0) + 1
-    renamed = [
-        Candidate(**{**vars(row), "id": f"{row.id}-{_digest(row.name)}"}) if counts[row.id] > 1 else row
-        for row in candidates
-    ]
-    return sorted(renamed, key=lambda candidate: candidate.id)
+def _hub(uri: str, by_name: bool) -> Source:
+    """Give the rows of a data set on the Hugging Face hub, ``[hf:]OWNER/NAME[@REVISION]``.
+
+    The hub's client downloads into its cache: what is there is not fetched again, and cut downloads are continued.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = uri.removeprefix("hf:").partition("@")
+    try:
+        folder = snapshot_download(
+            name, repo_type="dataset", revision=revision or None, allow_patterns=[f"*{PARQUET}", f"*{TAR}"]
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"ingest.uri: data set {name!r} cannot be fetched ({detail:.160}): check its name") from None
+    suffix = PARQUET if any(Path(folder).rglob(f"*{PARQUET}")) else TAR
+    return _archives(folder, by_name, suffix)
+
+
+def _s3(uri: str, by_name: bool) -> Source:
+    """Give what lies below an S3 prefix: Parquet and tar shards, or else images with side-car captions.
+
+    One object at a time is on this machine; a cut download is continued, also by a later run.
+    """
+    objects = list_objects(uri)
+    prefix = uri.removeprefix("s3://").partition("/")[2]
+    base = prefix if prefix.endswith("/") or not prefix else prefix.rpartition("/")[0] + "/" * ("/" in prefix)
+    named = {remote.key.removeprefix(base).lstrip("/"): remote for remote in objects}
+    shards = {name: remote for name, remote in named.items() if PurePosixPath(name).suffix in {PARQUET, TAR}}
+    if shards:
+        return Source(_s3_shards(shards, by_name), None)
+    images = {name: remote for name, remote in named.items() if _is_image_name(name)}
+    if not images:
+        raise UserError(f"ingest.uri: {uri} holds neither images nor {PARQUET} or {TAR} shards: check the prefix")
+    by_name = by_name and any(split_of_name(name) for name in images)
+    found = unique([_s3_candidate(name, remote, by_name) for name, remote in images.items()])
+    return Source((_s3_read(candidate, named) for candidate in found), len(found))
+
+
+def _s3_shards(shards: dict[str, Remote], by_name: bool) -> Iterator[Candidate]:
+    for name, remote in shards.items():
+        path = download(remote)
+        try:
+            yield from archive_candidates(path, name, by_name=by_name)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _s3_candidate(name: str, remote: Remote, by_name: bool) -> Candidate:
+    path = PurePosixPath(name)
+    split = split_of_name(path.parts[0]) if by_name and len(path.parts) > 1 else None
+    problem = "file too large" if remote.size > MAX_FILE_BYTES else OUTSIDE if by_name and split is None else ""
+    return Candidate(
+        id=identifier(path.with_suffix("").as_posix()),
+        name=printable(name),
+        payload=b"",
+        identity=_identity(path),
+        split=split,
+        problem=problem,
+    )
+
+
+def _s3_read(candidate: Candidate, named: dict[str, Remote]) -> Candidate:
+    if candidate.problem:
+        return candidate
+    text = named.get(PurePosixPath(candidate.name).with_suffix(".txt").as_posix())
+    caption = _one_line(read(text)) if text else ""
+    return replace(candidate, payload=read(named[candidate.name]), caption=caption)

@@ -23,8 +23,9 @@ from prefrestore.data.operations import (
     Resize,
     Sinc,
 )
-from prefrestore.data.ranges import BASE_SIZE, Draw, Extent, Range, merge_bounds
+from prefrestore.data.ranges import Draw, Extent, Range, merge_bounds
 
+ROUNDING = 1e-9  # of a length: 512 / 17 * 17 must not lose a pixel
 SMALL_KERNEL = 13  # below this the published code draws sinc cut-offs from a narrower range
 JITTERS: tuple[Literal["brightness", "contrast", "saturation", "hue"], ...] = (
     "brightness",
@@ -155,8 +156,7 @@ class DownsampleStep(Step):
     factor: Range
 
     def sample(self, draw: Draw) -> tuple[Operation, ...]:
-        side = _side(draw.size / draw.number(self._factors(draw)))
-        return (Resize(height=side, width=side, mode="bilinear"),)
+        return (_resize(draw, 1 / draw.number(self._factors(draw)), "bilinear"),)
 
     def _factors(self, extent: Extent) -> Range:
         low, high = (end if end <= 1 else max(1.0, end * extent.ratio) for end in extent.third(self.factor))
@@ -164,7 +164,7 @@ class DownsampleStep(Step):
 
     def bounds(self, extent: Extent) -> dict[str, Range]:
         low, high = self._factors(extent)
-        return _side_bounds(_side(extent.size / high), _side(extent.size / low))
+        return _side_bounds(extent, 1 / high, 1 / low)
 
 
 class ScaleChoice(Frozen):
@@ -184,23 +184,23 @@ class RescaleStep(Step):
 
     def sample(self, draw: Draw) -> tuple[Operation, ...]:
         choice = draw.choice({choice: choice.weight for choice in self.choices})
-        side = _side(self._reference(draw) * draw.number(self._scales(draw, choice)))
-        return (Resize(height=side, width=side, mode=draw.choice(self.modes)),)
+        scale = self._reference(draw) * draw.number(self._scales(draw, choice))
+        return (_resize(draw, scale, draw.choice(self.modes)),)
 
     def _reference(self, extent: Extent) -> float:
-        """Return what the scale refers to, in pixels: as many as at 512, where the image has them."""
-        return extent.size * (1.0 if self.relative_to == 1 else min(1.0, self.relative_to / extent.ratio))
+        """Return the share of the image's side that the scale refers to: as many pixels as at 512, if there are."""
+        return 1.0 if self.relative_to == 1 else min(1.0, self.relative_to / extent.ratio)
 
     def _scales(self, extent: Extent, choice: ScaleChoice) -> Range:
         low, high = choice.scale
         if low >= 1:
             return low, high
-        smallest = low * self.relative_to * BASE_SIZE
+        smallest = low * self.relative_to / extent.ratio  # as a share of the image's side
         return extent.third((min(1.0, smallest / self._reference(extent)), high), worst="low")
 
     def bounds(self, extent: Extent) -> dict[str, Range]:
         ends = [self._reference(extent) * end for choice in self.choices for end in self._scales(extent, choice)]
-        return _side_bounds(_side(min(ends)), _side(max(ends)))
+        return _side_bounds(extent, min(ends), max(ends))
 
 
 class RestoreStep(Step):
@@ -210,18 +210,25 @@ class RestoreStep(Step):
     mode: Interpolation
 
     def sample(self, draw: Draw) -> tuple[Operation, ...]:
-        return (Resize(height=draw.size, width=draw.size, mode=self.mode),)
+        return (_resize(draw, 1.0, self.mode),)
 
     def bounds(self, extent: Extent) -> dict[str, Range]:
-        return _side_bounds(extent.size, extent.size)
+        return _side_bounds(extent, 1.0, 1.0)
+
+
+def _resize(extent: Extent, scale: float, mode: Interpolation) -> Resize:
+    return Resize(height=_side(extent.height * scale), width=_side(extent.width * scale), mode=mode)
 
 
 def _side(length: float) -> int:
-    return max(1, math.floor(length))
+    return max(1, math.floor(length + ROUNDING))
 
 
-def _side_bounds(smallest: int, largest: int) -> dict[str, Range]:
-    return {"resize.height": (smallest, largest), "resize.width": (smallest, largest)}
+def _side_bounds(extent: Extent, smallest: float, largest: float) -> dict[str, Range]:
+    return {
+        "resize.height": (_side(extent.height * smallest), _side(extent.height * largest)),
+        "resize.width": (_side(extent.width * smallest), _side(extent.width * largest)),
+    }
 
 
 class GaussianNoiseStep(Step):

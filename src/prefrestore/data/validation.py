@@ -84,10 +84,11 @@ def pair_tables(pairs: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     for path in shard_paths(pairs, "lq"):
         for row in read_rows(path, ("id", "variant", "split", "recipe", "severity", "record")):
             record = DegradationRecord.from_json(row.pop("record"))
-            images.append({**row, "size": record.size, "operations": len(record.operations)})
+            shape = {"height": record.height, "width": record.width}
+            images.append({**row, **shape, "operations": len(record.operations)})
             key = {"id": f"{row['id']}/{row['variant']}"}
-            group = operations.setdefault(f"{record.recipe} ({record.severity}, {record.size} px)", [])
-            group.extend(key | numbers for numbers in record.parameters())
+            name = f"{record.recipe} ({record.severity}, {record.height} x {record.width} px)"
+            operations.setdefault(name, []).extend(key | numbers for numbers in record.parameters())
     return pd.DataFrame(images), {name: pd.DataFrame(rows) for name, rows in operations.items()}
 
 
@@ -136,7 +137,8 @@ def checks_of(tables: Mapping[str, pd.DataFrame], config: ValidateConfig) -> lis
 def _range_checks(name: str, table: pd.DataFrame) -> list[Check]:
     recipe, rest = name.split(" (")
     severity, size = rest.removesuffix(" px)").split(", ")
-    bounds: Any = recipe_named(recipe).bounds(int(size), severity)  # type: ignore[arg-type]
+    height, width = map(int, size.split(" x "))
+    bounds: Any = recipe_named(recipe).bounds((height, width), severity)  # type: ignore[arg-type]
     columns = [column for column in table.columns if column != "id"]
     unknown = sorted(set(columns) - set(bounds))
     if unknown:

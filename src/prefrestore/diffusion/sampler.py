@@ -55,7 +55,7 @@ class Sampler:
 
 
 def _second_order_weight(grid: list[float], index: int) -> float:
-    """Return ``1 / 2r``, r = (lambda_s - lambda_{s-1}) / h and lambda = log((1 - sigma) / sigma); 0 where sigma was 1."""
+    """Return 1 / 2r with r = (lambda_s - lambda_{s-1}) / h, lambda = log((1 - sigma) / sigma); 0 where sigma was 1."""
     before, here, after = (_half_log_snr(sigma) for sigma in grid[index - 1 : index + 2])
     ratio = (here - before) / (after - here)
     return 0.5 / ratio if math.isfinite(ratio) else 0.0

@@ -94,6 +94,13 @@ def judge_calibration(calibration: Calibration, spread: np.ndarray, error: np.nd
     )
 
 
+def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Spearman's correlation over pixels; NaN where one of the maps is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(stats.spearmanr(first.ravel(), second.ravel()).statistic)
+
+
 def calibrate(samples: np.ndarray, hq: np.ndarray, how: Resampling) -> tuple[Calibration, Reliability] | None:
     """Fit on the faces of even place, judge on those of odd place; None with one sample or fewer than four faces."""
     if len(samples) < 2 or len(hq) < 4:

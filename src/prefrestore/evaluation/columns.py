@@ -42,9 +42,9 @@ class Sampling:
 
 
 def all_columns(
-    pairs: PairSet, sampling: Sampling, *, baseline: Path, base: Path, policy: Path, champion: Path
+    pairs: PairSet, sampling: Sampling, *, base: Path, policy: Path, baseline: Path | None, champion: Path | None
 ) -> list[Column]:
-    """Return every column of the evaluation, in the order of the table; the champion only if there is one."""
+    """Return every column of the evaluation, in the order of the table; baseline and champion if there are any."""
     pipeline, conditions = _load(base, pairs, sampling)
     load_policy(pipeline, policy, artifacts.digest(base))
     with using_role(pipeline, "ref"):
@@ -52,10 +52,10 @@ def all_columns(
     return [
         lq_column(pairs),
         bicubic_column(pairs),
-        baseline_column(baseline, pairs, sampling.batch_size),
+        *([baseline_column(baseline, pairs, sampling.batch_size)] if baseline else []),
         base_samples,
         sampled_column("policy", pipeline, conditions, pairs, sampling),
-        *champion_columns(champion, pairs, sampling),
+        *(champion_columns(champion, pairs, sampling) if champion else []),
         codec_column(pipeline, pairs, sampling.batch_size),
     ]
 

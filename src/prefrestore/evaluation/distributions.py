@@ -51,7 +51,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def set_distance(samples: np.ndarray, hq: np.ndarray) -> SetDistance:
-    """Return the distances of embeddings [S, N, 128] to HQ's [N, 128], the mean over samples; unknown faces left out."""
+    """Return the distances of embeddings [S, N, 128] to HQ's [N, 128], averaged over S; unknown faces left out."""
     known = np.isfinite(hq).all(-1) & np.isfinite(samples).all((0, 2))
     count = int(known.sum())
     if count < 2:

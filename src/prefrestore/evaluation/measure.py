@@ -27,9 +27,10 @@ class Measurements:
     """What was measured.
 
     Attributes:
-        samples: a row per column, face and sample: ``column``, ``id``, ``sample``, ``recipe``, ``severity``, the metrics
-            of the metric table, and the reward's parts as ``reward_<name>``. ``sample_spread`` and ``sample_entropy``
-            belong to a face's set of samples and stand in each of its rows. NaN is what could not be measured.
+        samples: a row per column, face and sample: ``column``, ``id``, ``sample``, ``recipe``, ``severity``, the
+            metrics of the metric table, and the reward's parts as ``reward_<name>``. ``sample_spread`` and
+            ``sample_entropy`` belong to a face's set of samples and stand in each of its rows. NaN is what could not be
+            measured.
         embeddings: dlib's embeddings by column, [S, N, 128].
         hq_embeddings: those of HQ, [N, 128].
     """
@@ -94,7 +95,7 @@ def _pixel_values(restored: np.ndarray, pairs: PairSet, reference: HqFeatures) -
 def read_faces(
     restored: np.ndarray, references: References, reward: CompositeReward
 ) -> tuple[FaceAnalysis, FaceAnalysis]:
-    """Return what dlib sees in restored images [N, H, W, 3] and in HQ; the reward's reader keeps it for its own parts."""
+    """Return what dlib sees in restored images [N, H, W, 3] and in HQ; the reward's own parts use it again."""
     found = reward.reader.read(to_tensor(restored), references)
     if found is None:
         raise ValueError("faces are measured against HQ images and their landmarks")

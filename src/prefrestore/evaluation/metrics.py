@@ -12,8 +12,9 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scipy.fft import dctn
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from prefrestore.rewards.sharpness import high_band_energy as rewarded_energy
 
 Direction = Literal["higher", "lower"]
 Reference = Literal["hq", "lq", "samples", "set", "none"]
@@ -134,7 +135,7 @@ METRICS: Mapping[str, Metric] = {
             "",
             "0 to infinity",
             2,
-            "Mittal et al. 2013, patches of a quarter side, fitted on this run's HQ faces, not the published parameters",
+            "Mittal et al. 2013, patches of a quarter side; fitted on this run's HQ, not the published parameters",
             "how unlike the patches' statistics are to those of sharp faces; does not compare with published values",
         ),
         Metric(
@@ -153,7 +154,7 @@ METRICS: Mapping[str, Metric] = {
             "Face kernel",
             "lower",
             "set",
-            "x 10^-6",
+            "\u00d7 10\u207b\u2076",
             "about 0 to infinity",
             1,
             "unbiased MMD^2 of dlib embeddings, cubic kernel",
@@ -255,19 +256,9 @@ def _window_mean(image: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA)[edge:-edge, edge:-edge]
 
 
-LUMA = np.array([0.299, 0.587, 0.114])
-
-
 def high_band_energy(image: np.ndarray) -> float:
-    """Return the mean energy per pixel of the luma above half the Nyquist frequency, for values in [0, 1].
-
-    The bands are those of the orthonormal DCT-II, which knows no jump at the border; coefficient (u, v) of an H x W
-    image has the frequency ``hypot(u / H, v / W)`` in units of the Nyquist frequency.
-    """
-    luma = image.astype(np.float64) @ LUMA / 255
-    height, width = luma.shape
-    frequency = np.hypot(np.arange(height)[:, None] / height, np.arange(width)[None] / width)
-    return float((dctn(luma, norm="ortho") ** 2)[frequency >= 0.5].sum() / luma.size)
+    """Return :func:`prefrestore.rewards.sharpness.high_band_energy` of an image of 8 bits."""
+    return float(rewarded_energy(image / 255))
 
 
 def sharpness(restored: np.ndarray, hq_energy: float) -> float:

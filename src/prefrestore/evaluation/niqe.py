@@ -1,12 +1,12 @@
 """NIQE (Mittal, Soundararajan, Bovik 2013): do patches have the statistics of sharp pictures? Fitted on HQ faces.
 
-The published parameters come from large photographs in patches of 96 px, which faces of 64 px do not have; so patches are
-a quarter of the side here, and the model is fitted on the run's own HQ faces. Values do not compare with published ones.
+The published parameters come from large photographs in patches of 96 px, which faces of 64 px do not have; so patches
+are a quarter of the side here, and the model is fitted on the run's own HQ faces. Values do not compare with published
+ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -56,9 +56,8 @@ def patch_features(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     luma = image.astype(np.float64) @ _LUMA
     half = cv2.resize(luma, (luma.shape[1] // 2, luma.shape[0] // 2), interpolation=cv2.INTER_AREA)
     scales = [_normalise(scale) for scale in (luma, half)]
-    features = [np.array([_features(patch) for patch in _patches(normal)]) for normal, _ in scales]
-    deviation = np.array([patch.mean() for patch in _patches(scales[0][1])])
-    return np.concatenate(features, axis=1), deviation
+    features = [_features(_patches(normal)) for normal, _ in scales]
+    return np.concatenate(features, axis=1), _patches(scales[0][1]).mean((1, 2))
 
 
 def _normalise(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,33 +67,42 @@ def _normalise(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (luma - mean) / (deviation + 1), deviation
 
 
-def _patches(picture: np.ndarray) -> Iterator[np.ndarray]:
-    for band in np.array_split(picture, PATCHES, axis=0):
-        yield from np.array_split(band, PATCHES, axis=1)
+def _patches(picture: np.ndarray) -> np.ndarray:
+    """Cut [H, W] into 16 patches [16, h, w]; what does not divide by four is left out at the right and at the bottom."""
+    height, width = (side // PATCHES for side in picture.shape)
+    whole = picture[: height * PATCHES, : width * PATCHES]
+    return whole.reshape(PATCHES, height, PATCHES, width).swapaxes(1, 2).reshape(-1, height, width)
 
 
-def _features(patch: np.ndarray) -> list[float]:
-    shape, left, right = fit_asymmetric(patch)
+def _features(patches: np.ndarray) -> np.ndarray:
+    """Return the features [P, 18] of normalised patches [P, h, w] at one scale."""
+    shape, left, right = fit_asymmetric(patches)
     found = [shape, (left + right) / 2]
     for shift in _SHIFTS:
-        shape, left, right = fit_asymmetric(patch * np.roll(patch, shift, (0, 1)))
+        shape, left, right = fit_asymmetric(patches * np.roll(patches, shift, (1, 2)))
         scale = np.sqrt(gamma(1 / shape) / gamma(3 / shape))
         mean = (right - left) * scale * gamma(2 / shape) / gamma(1 / shape)
         found += [shape, mean, left**2, right**2]
-    return found
+    return np.stack(found, axis=1)
 
 
-def fit_asymmetric(values: np.ndarray) -> tuple[float, float, float]:
-    """Fit an asymmetric generalised Gaussian by moments (Lasmar et al. 2009): shape, left and right deviation.
+def fit_asymmetric(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit asymmetric generalised Gaussians by moments (Lasmar et al. 2009) to patches [P, h, w].
 
-    Values without any spread count as one of deviation 0 and the largest shape.
+    Returns:
+        Shape, left and right deviation, each [P]; a patch that lies on one side only has the largest shape.
     """
-    left = float(np.sqrt(np.mean(values[values < 0] ** 2))) if (values < 0).any() else 0.0
-    right = float(np.sqrt(np.mean(values[values > 0] ** 2))) if (values > 0).any() else 0.0
-    power = float(np.mean(values**2))
-    if power == 0 or left == 0 or right == 0:
-        return float(_SHAPES[-1]), left, right
-    skew = left / right
-    ratio = float(np.mean(np.abs(values))) ** 2 / power
+    power = np.mean(values**2, axis=(1, 2))
+    left = _one_sided(np.minimum(values, 0))
+    right = _one_sided(np.maximum(values, 0))
+    two_sided = (left > 0) & (right > 0)
+    skew = np.where(two_sided, left, 1.0) / np.where(two_sided, right, 1.0)
+    ratio = np.mean(np.abs(values), axis=(1, 2)) ** 2 / np.where(two_sided, power, 1.0)
     wanted = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    return float(np.interp(wanted, _RATIOS, _SHAPES)), left, right
+    return np.where(two_sided, np.interp(wanted, _RATIOS, _SHAPES), _SHAPES[-1]), left, right
+
+
+def _one_sided(values: np.ndarray) -> np.ndarray:
+    """Return the root mean square of the values that are not zero, [P]; zero where there are none."""
+    count = np.count_nonzero(values, axis=(1, 2))
+    return np.sqrt((values**2).sum((1, 2)) / np.maximum(count, 1))

@@ -21,6 +21,7 @@ from prefrestore.evaluation.significance import Comparison, Estimate
 from prefrestore.evaluation.summary import statements
 from prefrestore.evaluation.table import CANDIDATE, LABELS
 
+REPORT = "report.html"
 TABLE_ORDER = ("lq", "bicubic", "baseline", "base", "policy", "champion", "codec")
 HEADLINE = ("reward_total", "sample_spread", "identity_similarity", "landmark_distance", "sharpness", "psnr")
 CURVES_OPEN = ("reward", "loss", "accuracy")
@@ -35,6 +36,19 @@ class Source:
 
     name: str
     folder: Path
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an evaluation comes from.
+
+    Attributes:
+        sources: artifacts read.
+        counts: faces taken (``train``, ``eval``) and set aside (``rejected``, by ``reasons``).
+    """
+
+    sources: Sequence[Source]
+    counts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Chart:
         return any(word in self.title for word in CURVES_OPEN)
 
 
-def render(found: Assessment, sources: Sequence[Source], faces_shown: int) -> str:
+def render(found: Assessment, origin: Origin, faces_shown: int) -> str:
     """Return the report as HTML."""
     loader = jinja2.PackageLoader("prefrestore.evaluation")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
@@ -85,9 +99,9 @@ def render(found: Assessment, sources: Sequence[Source], faces_shown: int) -> st
         table=metric_rows(found.summary),
         comparisons=grouped_comparisons(found.comparisons),
         group_metrics=GROUP_METRICS,
-        curves={source.name: charts for source in sources if (charts := charts_of(source.folder))},
-        digests={source.name: artifacts.digest(source.folder) for source in sources},
-        counts=counts_of(sources),
+        curves={source.name: charts for source in origin.sources if (charts := charts_of(source.folder))},
+        digests={source.name: artifacts.digest(source.folder) for source in origin.sources},
+        counts=origin.counts,
     )
 
 
@@ -110,7 +124,8 @@ def _metric_row(name: str, columns: Sequence[str], summary: Mapping[str, Mapping
         if column != "codec" and name in summary[column] and summary[column][name].n > 0
     }
     choose = max if METRICS[name].direction == "higher" else min
-    best = choose(means.values()) if means and name not in UNRANKED else None
+    ranked = len(set(means.values())) > 1 and name not in UNRANKED
+    best = choose(means.values()) if ranked else None
     return [
         _cell(summary[column][name], METRICS[name].digits, column in means and means[column] == best)
         if name in summary[column]
@@ -160,9 +175,3 @@ def _history_charts(prefix: str, rows: Sequence[Mapping[str, float]]) -> Iterabl
             title = f"{prefix} {name}".strip().replace("_", " ")
             steps, values = zip(*series, strict=True)
             yield Chart(title, f"{values[-1]:.4g}", line_chart(steps, values, title))
-
-
-def counts_of(sources: Sequence[Source]) -> Mapping[str, Any]:
-    """Return how many faces were taken and set aside, as ``pairs`` says."""
-    folder = next(source.folder for source in sources if source.name == "pairs")
-    return artifacts.read_json(folder / "counts.json")

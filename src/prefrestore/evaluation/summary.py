@@ -76,13 +76,17 @@ def statements(comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Say for each column in a sentence how the aligned model stands against it."""
     groups = {against: [row for row in comparisons if row.against == against] for against in AGAINST}
     return {
-        against: f"Against {_NOUNS[against]} the aligned model is {_clauses(rows)} ({max(row.n for row in rows)} faces)."
+        against: f"Against {_NOUNS[against]} the aligned model is {_clauses(rows)} ({_most(rows)} faces)."
         for against, rows in groups.items()
         if rows
     }
 
 
 _NOUNS = {"base": "the base model", "baseline": "the U-Net", "lq": "the LQ itself", "champion": "the champion"}
+
+
+def _most(rows: Sequence[Comparison]) -> int:
+    return max(row.n for row in rows)
 
 
 def _clauses(rows: Sequence[Comparison]) -> str:

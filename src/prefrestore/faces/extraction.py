@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import imagehash
 import numpy as np
 from PIL import Image
 
-from prefrestore.data.images import UnreadableError, decode, encode_png, sharpness
-from prefrestore.data.sources import Candidate, split_by_hash
+from prefrestore.data.candidates import Candidate, split_by_hash
+from prefrestore.data.images import UnreadableError, decode, encode_png, read_file, sharpness
 from prefrestore.data.tables import Face, Rejection, Split
 from prefrestore.faces.alignment import crop, crop_matrix, ffhq_square, frame, is_aligned, transform
 from prefrestore.faces.detection import find_faces, find_landmarks
@@ -54,10 +53,8 @@ class Found:
 
 def extract(candidate: Candidate, how: Extraction) -> Extracted:
     """Return the faces of a candidate, or why it gives none; a photograph may hold several."""
-    if candidate.problem:
-        return _set_aside(candidate, candidate.problem)
     try:
-        data = _read(candidate.payload)
+        data = read_file(candidate.payload, candidate.problem)
         image = decode(data)
     except UnreadableError as error:
         return _set_aside(candidate, str(error))
@@ -87,15 +84,6 @@ def _set_aside(candidate: Candidate, reason: str) -> Extracted:
 
 def _numbered(name: str, number: int, mark: str) -> str:
     return f"{name}{mark}{number}" if number else name
-
-
-def _read(payload: Path | bytes) -> bytes:
-    if isinstance(payload, bytes):
-        return payload
-    try:
-        return payload.read_bytes()
-    except OSError as error:
-        raise UnreadableError(f"cannot be read ({error.strerror})") from None
 
 
 def _split_key(candidate: Candidate, data: bytes, how: Extraction) -> str:
@@ -132,7 +120,7 @@ def _face(candidate: Candidate, face_id: str, image: np.ndarray, found: Found, s
             "height": image.shape[0],
             "caption": candidate.caption,
             "licence": how.licence,
-            "identity": candidate.identity,
+            "identity": candidate.identity if how.split == "identity" else "",
         },
     )
 

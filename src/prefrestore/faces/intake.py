@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefrestore.config import IngestConfig
-from prefrestore.data.sources import candidates
+from prefrestore.data.sources import open_source
 from prefrestore.data.tables import Face, Rejection, Split
 from prefrestore.errors import UserError
 from prefrestore.faces.extraction import Extracted, Extraction, describe, extract
@@ -66,9 +66,9 @@ class Intake:
             items = list(portrait_items(config.num_train, config.num_eval))
             draw = partial(portrait, image_size=config.image_size, seed=config.seed)
             return self._work(draw, items, len(items))
-        found, total = candidates(config)
-        wanted = (candidate for candidate in found if not (candidate.split and self._full(candidate.split)))
-        return self._work(partial(extract, how=extraction(config)), wanted, total)
+        source = open_source(config)
+        wanted = (one for one in source.candidates if not (one.split and self._full(one.split)))
+        return self._work(partial(extract, how=extraction(config)), wanted, source.total)
 
     def _work(self, function: Any, items: Iterable[Any], total: int | None) -> Iterator[Extracted]:
         results = ordered_map(function, items, workers=self._config.workers)

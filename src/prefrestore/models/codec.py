@@ -45,7 +45,8 @@ def load_codec(weights: str) -> AutoencoderDC:
         return AutoencoderDC.from_pretrained(weights).eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"train_codec.weights: {weights}: no AutoencoderDC can be loaded ({reason}): check the name") from None
+        where = f"train_codec.weights: {weights}"
+        raise UserError(f"{where}: no AutoencoderDC can be loaded ({reason}): check the name") from None
 
 
 def encode(codec: AutoencoderDC, images: Tensor) -> Tensor:

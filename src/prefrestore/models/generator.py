@@ -55,11 +55,10 @@ class Generator(ModelMixin, ConfigMixin):
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            self.gain = nn.Sequential(
-                nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), nn.Linear(TIME_SIZE, 2 * latent_channels)
-            )
-            nn.init.zeros_(self.gain[2].weight)
-            nn.init.zeros_(self.gain[2].bias)
+            last = nn.Linear(TIME_SIZE, 2 * latent_channels)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.gain = nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""

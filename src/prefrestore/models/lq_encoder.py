@@ -14,7 +14,7 @@ class LqEncoder(ModelMixin, ConfigMixin):
     """Maps LQ images [B, 3, H, W] in [0, 1] to scaled latents [B, C, h, w]."""
 
     @register_to_config
-    def __init__(self, scaling_factor: float, layout: dict[str, Any]) -> None:
+    def __init__(self, scaling_factor: float, layout: dict[str, Any]) -> None:  # noqa: ARG002 (recorded by diffusers)
         super().__init__()
         self.encoder = Encoder(**layout)
 

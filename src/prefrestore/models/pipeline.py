@@ -119,9 +119,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         return codecs.decode(self.codec, latents)
 
     @torch.no_grad()
-    def restore(
-        self, lq: Tensor, texts: Sequence[str], seeds: Sequence[int], num_steps: int | None = None
-    ) -> Tensor:
+    def restore(self, lq: Tensor, texts: Sequence[str], seeds: Sequence[int], num_steps: int | None = None) -> Tensor:
         """Restore LQ images [N, 3, H, W] in [0, 1], one seed each; return the same shape."""
         return self.decode(self.sample(self.encode_condition(lq, texts), self.initial_noise(seeds), num_steps))
 

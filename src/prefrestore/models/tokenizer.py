@@ -27,7 +27,7 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         heads: int = 16,
         codebook_size: int = 65536,
         code_dim: int = 1536,
-        feature_layer: int = -2,
+        feature_layer: int = -2,  # noqa: ARG002 (recorded by diffusers)
     ) -> None:
         super().__init__()
         tower = SiglipVisionConfig(

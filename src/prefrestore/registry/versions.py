@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST_TAG = "release.digest"
+NEWEST_ALIAS = "challenger"
 ANSWER_SECONDS = 10.0
 
 
@@ -77,7 +78,7 @@ class Registry:
     def register(
         self, model: str, digest: str, source: Path, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> Version:
-        """Register a release, or return the version that it has already: one digest, one version."""
+        """Register a release as the challenger, or return the version that it has already: one digest, one version."""
         known = [version for version in self.versions(model) if version.digest == digest]
         if known:
             return known[0]
@@ -90,6 +91,7 @@ class Registry:
         row = self._client.create_model_version(
             model, source.resolve().as_uri(), run_id=run.info.run_id, tags={DIGEST_TAG: digest, **tags}
         )
+        self.set_alias(model, NEWEST_ALIAS, int(row.version))
         return _version(row, {})
 
     def set_alias(self, model: str, alias: str, number: int | None) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import binomtest
 
 from prefrestore.data.pairs import to_tensor
@@ -41,8 +40,9 @@ class Decided:
 
 
 def judge(values: np.ndarray, pairs: Comparisons) -> Decided:
-    """Let per-candidate ``values`` [N] judge the decided pairs; ties are left out."""
-    decided = pairs.take(pairs.outcome != TIE)
+    """Let per-candidate ``values`` [N] judge the decided pairs; ties and pairs of unknown (NaN) value are left out."""
+    known = ~np.isnan(values[pairs.first] - values[pairs.second])
+    decided = pairs.take((pairs.outcome != TIE) & known)
     return Decided(values[decided.first] - values[decided.second], (decided.outcome == A).astype(np.float64))
 
 
@@ -95,10 +95,10 @@ def calibrate(logits: np.ndarray, pairs: Comparisons, groups: tuple[str, ...], s
     }
 
 
-def score_all(network: PreferenceNetwork, candidates: CandidateSet, scene: Scene) -> np.ndarray:
-    """Return the mean logit of every candidate [N], at temperature as stored in the network."""
+def member_logits(network: PreferenceNetwork, candidates: CandidateSet, scene: Scene) -> np.ndarray:
+    """Return every member's logit of every candidate [members, N], at the temperature stored in the network."""
     rows = np.arange(len(candidates.groups))
-    return PreferenceReward(network).score(to_tensor(candidates.images), scene.references(rows)).numpy()
+    return PreferenceReward(network).members(to_tensor(candidates.images), scene.references(rows)).numpy()
 
 
 def sensitivity(network: PreferenceNetwork, candidates: CandidateSet, scene: Scene, rows: np.ndarray) -> dict[str, Any]:
@@ -115,18 +115,18 @@ def sensitivity(network: PreferenceNetwork, candidates: CandidateSet, scene: Sce
     return table
 
 
-def uncertainty_summary(
-    network: PreferenceNetwork, candidates: CandidateSet, scene: Scene, pairs: Comparisons
-) -> dict[str, Any]:
-    """Return the accuracy on pairs the members agree on and on pairs they do not, where there is an ensemble."""
-    rows = np.arange(len(candidates.groups))
-    if network.config.members < 2 or not (pairs.outcome != TIE).any():
+def by_ensemble(members: np.ndarray, pairs: Comparisons) -> dict[str, Any]:
+    """Return the accuracy on pairs the members agree on and on pairs they do not; empty without an ensemble.
+
+    Args:
+        members: logits of every member [members, N].
+        pairs: held-out pairs.
+    """
+    seen = [judge(row, pairs) for row in members]
+    if len(seen) < 2:
         return {}
-    with torch.no_grad():
-        members = PreferenceReward(network).members(to_tensor(candidates.images), scene.references(rows)).numpy()
-    decided = pairs.take(pairs.outcome != TIE)
-    signs = np.sign(members[:, decided.first] - members[:, decided.second])
-    agree = np.abs(signs.sum(axis=0)) == len(members)
-    seen = judge(members.mean(axis=0), pairs)
+    difference = np.stack([one.difference for one in seen])
+    agree = np.abs(np.sign(difference).sum(axis=0)) == len(seen)
+    mean, wins = difference.mean(axis=0), seen[0].wins
     split = {"members_agree": agree, "members_disagree": ~agree}
-    return {name: accuracy_row(Decided(seen.difference[mask], seen.wins[mask])) for name, mask in split.items()}
+    return {name: accuracy_row(Decided(mean[mask], wins[mask])) for name, mask in split.items()}

@@ -35,7 +35,7 @@ def qualities(restored: Tensor, hq: Tensor) -> dict[str, Tensor]:
     """Measure candidates [N, 3, H, W] against HQ; each value [N], larger is better.
 
     ``psnr`` in dB (at most 60); ``structure`` is MS-SSIM; ``edges`` is the mean gradient similarity; ``sharpness`` is
-    minus the absolute log ratio of high-band energies (``rewards.sharpness``), so that blur and false texture both cost.
+    minus the absolute log ratio of high-band energies (``rewards.sharpness``): blur and false texture both cost.
     """
     error = (restored - hq).square().mean(dim=(1, 2, 3)).clamp(min=10 ** (-PSNR_CEILING / 10))
     return {

@@ -152,13 +152,16 @@ def split_by_face(
 
 
 def quality_columns(folder: Path, candidates: CandidateSet) -> Mapping[str, np.ndarray]:
-    """Return the simulated annotator's measurements in the candidates' order; empty where nothing was simulated."""
+    """Return the simulated annotator's measurements in the candidates' order, NaN for imported ones.
+
+    Empty where nothing was simulated.
+    """
     path = folder / "qualities.parquet"
     if not path.is_file():
         return {}
     table = pq.read_table(path)
     keys = zip(table["group_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
     row = {key: place for place, key in enumerate(keys)}
-    order = [row[key] for key in zip(candidates.groups, candidates.digests, strict=True)]
+    order = [row.get(key, -1) for key in zip(candidates.groups, candidates.digests, strict=True)]
     names = [name for name in table.column_names if name not in ("group_id", "sha256")]
-    return {name: table[name].to_numpy()[order] for name in names}
+    return {name: np.append(table[name].to_numpy(), np.nan)[order] for name in names}

@@ -12,12 +12,12 @@ from prefrestore.config import TrainRewardConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.errors import UserError
 from prefrestore.reward_model.accuracy import (
+    by_ensemble,
     by_margin,
     calibrate,
     compare_judges,
-    score_all,
+    member_logits,
     sensitivity,
-    uncertainty_summary,
 )
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
 from prefrestore.rewards.composite import Part, build_rewards
@@ -28,6 +28,8 @@ from prefrestore.runtime import seeding
 from prefrestore.runtime.progress import track
 
 BATCH_SIZE = 32
+SPOILT = 64
+"""Held-out candidates that the sensitivity table is measured on, at most."""
 
 
 def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
@@ -39,18 +41,20 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     seed: int,
 ) -> dict[str, Any]:
     """Return every figure on held-out pairs; stores the calibrated temperature in ``network``."""
-    logits = score_all(network, candidates, scene)
+    members = member_logits(network, candidates, scene)
+    logits = members.mean(axis=0)
     calibration = calibrate(logits, held_out, candidates.groups, seed)
     network.temperature.fill_(calibration["temperature"])
     faces = {face_of(candidates.groups[row]) for row in held_out.first}
     rows = np.array([row for row, group in enumerate(candidates.groups) if face_of(group) in faces])
+    spoilt = seeding.rng(seed, "spoilt").permutation(rows)[:SPOILT]
     return {
         "held_out_faces": len(faces),
         **compare_judges(logits, qualities, held_out),
         "by_margin": by_margin(logits, held_out),
-        "by_ensemble": uncertainty_summary(network, candidates, scene, held_out),
+        "by_ensemble": by_ensemble(members, held_out),
         "calibration": calibration,
-        "sensitivity": sensitivity(network, candidates, scene, rows),
+        "sensitivity": sensitivity(network, candidates, scene, spoilt),
     }
 
 

@@ -13,18 +13,21 @@ T = TypeVar("T")
 LOG_SECONDS = 15.0
 
 
-def track(items: Iterable[T], description: str, *, total: int, initial: int = 0, unit: str = "it") -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, *, total: int | None, initial: int = 0, unit: str = "it"
+) -> Iterator[T]:
     """Yield ``items`` while showing count, rate and time left.
 
     Args:
         items: what to go through.
         description: what is being done.
-        total: how many there are, those done before included.
+        total: how many there are, those done before included; None: nobody knows.
         initial: how many were done before (a resumed run).
         unit: what one item is called.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, description, total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.2)
+        looks = {"unit": unit, "dynamic_ncols": True, "mininterval": 0.2}
+        yield from tqdm(items, description, total=total, initial=initial, **looks)
         return
     if initial:
         _log(f"{description}: resumes at {initial}/{total} {unit}")
@@ -37,8 +40,13 @@ def track(items: Iterable[T], description: str, *, total: int, initial: int = 0,
         if now - shown >= LOG_SECONDS:
             shown = now
             rate = (done - initial) / (now - started)
-            _log(f"{description}: {done}/{total} {unit}, {rate:.1f} {unit}/s, {(total - done) / rate:.0f} s left")
-    _log(f"{description}: {done}/{total} {unit} in {time.monotonic() - started:.1f} s")
+            left = f", {(total - done) / rate:.0f} s left" if total is not None else ""
+            _log(f"{description}: {_share(done, total)} {unit}, {rate:.1f} {unit}/s{left}")
+    _log(f"{description}: {_share(done, total)} {unit} in {time.monotonic() - started:.1f} s")
+
+
+def _share(done: int, total: int | None) -> str:
+    return str(done) if total is None else f"{done}/{total}"
 
 
 def _log(line: str) -> None:

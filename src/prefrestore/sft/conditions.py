@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ def flatten_pairs(pipeline: PrefRestorePipeline, pairs: PairSet, caption_share: 
     lq, hq = pairs.lq[face, variant], pairs.hq[face]
     lq, hq = np.where(mirrored, lq[:, :, ::-1], lq), np.where(mirrored, hq[:, :, ::-1], hq)
     captions = tuple(
-        pairs.captions[f] if rng(seed, "caption", pairs.ids[f], int(v)).random() < caption_share else ""
+        _caption(pairs, int(f), int(v)) if rng(seed, "caption", pairs.ids[f], int(v)).random() < caption_share else ""
         for f, v in zip(face, variant, strict=True)
     )
     hq_parts = [to_tensor(hq[rows]) for rows in _batches(len(lq))]
@@ -58,6 +59,17 @@ def flatten_pairs(pipeline: PrefRestorePipeline, pairs: PairSet, caption_share: 
         hq_ids=torch.cat([pipeline.image_tokenizer.ids(part) for part in hq_parts]),
         lq_ids=torch.cat([pipeline.image_tokenizer.ids(to_tensor(lq[rows])) for rows in _batches(len(lq))]),
     )
+
+
+def _caption(pairs: PairSet, face: int, variant: int) -> str:
+    caption = pairs.captions[face]
+    return mirrored_caption(caption) if variant % 2 else caption
+
+
+def mirrored_caption(caption: str) -> str:
+    """Return what a caption says of the mirrored picture: left and right change places."""
+    other = {"left": "right", "right": "left"}
+    return re.sub(r"\b(left|right)\b", lambda found: other[found[0]], caption)
 
 
 @torch.no_grad()

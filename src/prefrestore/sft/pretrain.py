@@ -175,4 +175,3 @@ def _networks(pipeline: PrefRestorePipeline) -> dict[str, nn.Module]:
 
 def _fit_settings(config: PretrainConfig, step: StepConfig, ema: float) -> FitSettings:
     return FitSettings(step.steps, step.learning_rate, config.checkpoint_every, ema_decay=ema)
-

@@ -12,6 +12,7 @@ from prefrestore.data.vote_store import Votes, read
 from prefrestore.errors import UserError
 from prefrestore.reward_model.collect import JUDGEMENTS, measure_qualities, simulate, summarise, write_qualities
 from prefrestore.reward_model.dataset import build_scene, load_candidates
+from prefrestore.reward_model.imported import gather, write_imported
 
 
 def run(config: CollectPreferencesConfig, *, candidates: Path, pairs: Path, preferences: Path) -> None:
@@ -30,6 +31,10 @@ def run(config: CollectPreferencesConfig, *, candidates: Path, pairs: Path, pref
     known = set(zip(drawn.groups, drawn.digests, strict=True))
     votes = read(Path(config.votes)) if config.votes else Votes((), (), ())
     judgements = list(votes.judgements)
+    imported = gather(judgements, Path(config.votes), drawn.images.shape[1]) if config.votes else []
+    if imported:
+        write_imported(preferences, imported)
+        known |= {(row.group_id, row.sha256) for row in imported}
     if config.simulated.pairs:
         scene = build_scene(load_pairs(pairs, "train"), drawn.groups)
         qualities = measure_qualities(drawn, scene, config.simulated.weights)

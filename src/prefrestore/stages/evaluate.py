@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prefrestore import artifacts
 from prefrestore.config import EvaluateConfig
 from prefrestore.data.pairs import load_pairs
+from prefrestore.data.tables import COUNTS
 from prefrestore.evaluation.assessment import assess, write_metrics
 from prefrestore.evaluation.columns import Sampling, all_columns
-from prefrestore.evaluation.report import Source, render
+from prefrestore.evaluation.report import REPORT, Origin, Source, render
 from prefrestore.rewards.composite import load_reward
 
 
@@ -34,4 +36,5 @@ def run(  # noqa: PLR0913 (the stage's inputs and outputs)
 
     inputs = {"pairs": pairs, "baseline": baseline, "base": base, "policy": policy, "reward": reward}
     sources = [Source(name, folder) for name, folder in {**inputs, "champion": champion}.items()]
-    (report / "report.html").write_text(render(found, sources, config.faces_shown), encoding="utf-8")
+    origin = Origin(sources, artifacts.read_json(pairs / COUNTS))
+    (report / REPORT).write_text(render(found, origin, config.faces_shown), encoding="utf-8")

@@ -12,6 +12,7 @@ from prefrestore.config import TrainCodecConfig
 from prefrestore.data.pairs import load_faces
 from prefrestore.models.codec import load_codec
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.training import History
 from prefrestore.sft.codec import round_trip_psnr, train_codec
 from prefrestore.sft.tokenizer import codebook_use, train_tokenizer
 
@@ -21,7 +22,7 @@ def run(config: TrainCodecConfig, *, faces: Path, codec: Path) -> None:
     train, held_out = load_faces(faces, "train"), load_faces(faces, "eval")
     inputs = {"faces": faces}
     if config.weights:
-        autoencoder, curve = load_codec(config.weights), []
+        autoencoder, curve = load_codec(config.weights), History()
     else:
         autoencoder, curve = train_codec(config, train.images, Checkpoints("train_codec-codec", config, inputs))
     tokenizer, tokenizer_curve = train_tokenizer(

@@ -20,6 +20,7 @@ from prefrestore.reward_model.dataset import (
     split_by_face,
     to_comparisons,
 )
+from prefrestore.reward_model.imported import with_imported
 from prefrestore.reward_model.measure import measure_parts, measure_reward
 from prefrestore.reward_model.trainer import RewardTrainer, make_batch, thin
 from prefrestore.rewards.composite import COMPOSITE
@@ -42,15 +43,16 @@ def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences
     """
     drawn = load_candidates(candidates)
     scene = build_scene(load_pairs(pairs, "train"), drawn.groups)
-    comparisons = to_comparisons(read_judgements(preferences / JUDGEMENTS), drawn)
-    training, held_out = split_by_face(comparisons, drawn.groups, held_out_faces(drawn.groups, config))
+    judged, judged_scene = with_imported(drawn, scene, preferences)
+    comparisons = to_comparisons(read_judgements(preferences / JUDGEMENTS), judged)
+    training, held_out = split_by_face(comparisons, judged.groups, held_out_faces(judged.groups, config))
     if not len(training) or not len(held_out):
         raise UserError("train_reward: judgements on at least two faces are needed: collect more preferences")
-    trainer = RewardTrainer(config, partial(make_batch, drawn, scene, training, config))
+    trainer = RewardTrainer(config, partial(make_batch, judged, judged_scene, training, config))
     inputs = {"pairs": pairs, "candidates": candidates, "preferences": preferences}
     trainer.train(Checkpoints("train_reward", config, inputs))
-    qualities = quality_columns(preferences, drawn)
-    accuracy = measure_reward(trainer.network, drawn, scene, held_out, qualities, config.seed)
+    qualities = quality_columns(preferences, judged)
+    accuracy = measure_reward(trainer.network, judged, judged_scene, held_out, qualities, config.seed)
     statistics = measure_parts(trainer.network, drawn, scene, config)
     save_network(trainer.network, reward)
     artifacts.write_json(reward / "accuracy.json", {"training_pairs": len(training), **accuracy})

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from prefrestore.data.portraits import textures
-from prefrestore.data.portraits.anatomy import MIDDLE, skin_maps
+from prefrestore.data.portraits.anatomy import MIDDLE, mean_landmarks, skin_maps
 from prefrestore.data.portraits.features import Paper, curve
 from prefrestore.data.portraits.geometry import Floats, Head
 from prefrestore.data.portraits.raster import Raster, over, to_float
@@ -30,7 +30,10 @@ _STYLES = {  # length of hairs, hairs, cover of the ground, parts
 def _candidates() -> dict[str, Floats]:
     """Return points of the mean face where each part's hairs may root, [N, 2]."""
     random = rng("portrait-beard-roots")
-    points = random.uniform((100, 240), (412, 460), (24000, 2)).astype(np.float32)
+    points = random.uniform((100, 240), (412, 475), (24000, 2)).astype(np.float32)
+    outline = curve(mean_landmarks()[:17], 48)
+    inside = np.array([cv2.pointPolygonTest(outline, (float(x), float(y)), True) > 3.0 for x, y in points])
+    points = points[inside]
     maps, _ = skin_maps()
     texel = maps.shape[0] / 512.0
     here = maps[(points[:, 1] * texel).astype(int), (points[:, 0] * texel).astype(int)]
@@ -92,7 +95,7 @@ def draw_facial_hair(canvas: Floats, head: Head, fields: SkinFields, ground: Gro
         for group, value in enumerate((70, 150, 95, 190, 60, 120)):
             cv2.polylines(field, list(raster.fixed(hairs[group::6])), False, value, max(1, round(0.9 * raster.scale)),
                           cv2.LINE_AA, 4)  # fmt: skip
-        raster.strokes(tips, hairs, 0.9, 255)
+        raster.strokes(tips, hairs, 0.9, 255, 0.7)
     sparse = traits.facial_hair == "stubble"
     alpha = np.maximum(_cover(head, fields, raster, parts) * np.float32(cover) * ground.room,
                        to_float(tips) * np.where(ground.room > 0.5, 0.55, 0.5 - 0.5 * sparse) * ground.keep)
@@ -127,7 +130,7 @@ def draw_glasses(canvas: Paper, head: Head, light: Light) -> None:
     traits = head.traits
     if traits.glasses == "none":
         return
-    width = {"round": 4.2, "rectangular": 5.6, "thin-rimmed": 2.2, "browline": 2.4}[traits.glasses]
+    width = {"round": 3.4, "rectangular": 4.8, "thin-rimmed": 2.0, "browline": 2.2}[traits.glasses]
     rims = [_lens_plane(head, _rim(traits.glasses, sign), 33.0) for sign in (-1.0, 1.0)]
     ears = head.place(np.array([[MIDDLE + sign * 143.0, 236.0, -92.0] for sign in (-1.0, 1.0)], np.float32))
     paper = canvas.window(np.concatenate([*rims, ears]), 14.0)

@@ -16,19 +16,19 @@ from scipy.interpolate import PchipInterpolator
 FRAME = 512.0
 MIDDLE = 256.0
 TEXELS = 192
-GRID = 97
+GRID = 65
 
-_LEFT_JAW = ((114, 238), (118, 272), (124, 307), (133, 341), (149, 373), (172, 403), (199, 427), (227, 445))
-_LEFT_BROW = ((136, 210), (155, 196), (181, 191), (207, 194), (229, 201))
-_LEFT_EYE = ((165, 243), (181, 231), (204, 231), (221, 245), (204, 250), (182, 251))
-_NOSE = ((256, 236), (256, 261), (256, 286), (256, 310), (224, 326), (239, 333), (256, 337))
-_LEFT_LIPS = ((201, 371), (220, 360), (243, 352), (256, 356))
+_LEFT_JAW = ((113, 247), (116, 284), (121, 320), (128, 355), (142, 389), (164, 419), (192, 444), (222, 461))
+_LEFT_BROW = ((139, 217), (156, 202), (181, 196), (207, 199), (231, 208))
+_LEFT_EYE = ((167, 244), (182, 233), (202, 233), (220, 246), (202, 250), (183, 250))
+_NOSE = ((256, 236), (256, 261), (256, 286), (256, 311), (225, 327), (240, 333), (256, 338))
+_LEFT_LIPS = ((199, 371), (219, 361), (242, 355), (256, 359))
 # Outer rows from the crown to below the chin: y, half width, depth at the midline, depth at the contour.
 _ROWS = np.array([
-    (34, 40, -100, -118), (44, 66, -72, -118), (60, 90, -42, -118), (85, 111, -16, -118), (120, 128, 3, -117),
-    (160, 137, 13, -114), (200, 141, 18, -111), (238, 142, 12, -108), (272, 138, 8, -104), (307, 132, 8, -96),
-    (341, 123, 12, -86), (373, 107, 15, -74), (403, 84, 15, -54), (427, 58, 13, -32), (445, 34, 4, -18),
-    (456, 32, -18, -40), (480, 32, -90, -110), (512, 32, -150, -160),
+    (34, 34, -100, -118), (44, 60, -72, -118), (60, 85, -42, -118), (85, 108, -16, -118), (120, 127, 3, -117),
+    (160, 138, 13, -114), (200, 143, 18, -111), (247, 143, 12, -108), (284, 140, 8, -104), (320, 135, 8, -96),
+    (355, 128, 12, -86), (389, 114, 15, -74), (419, 92, 15, -54), (444, 64, 13, -32), (461, 38, 4, -18),
+    (473, 34, -18, -40), (496, 34, -80, -100), (512, 34, -110, -130),
 ], dtype=np.float64)  # fmt: skip
 _EXTRA = (
     (256, 118), (196, 122), (150, 140), (130, 180), (256, 44), (190, 56), (146, 92), (96, 238), (98, 285), (112, 335),
@@ -47,10 +47,10 @@ def mean_landmarks() -> NDArray[np.float32]:
     brow, eye = np.array(_LEFT_BROW, np.float32), np.array(_LEFT_EYE, np.float32)
     nose, lips = np.array(_NOSE, np.float32), np.array(_LEFT_LIPS, np.float32)
     other_eye = _mirror(eye)[[3, 2, 1, 0, 5, 4]]
-    lower = np.array([(292, 387), (274, 397), (256, 400), (238, 397), (220, 387)], np.float32)
-    inner = np.array([(209, 371), (241, 369), (256, 370), (271, 369), (303, 371), (271, 375), (256, 376), (241, 375)])
+    lower = np.array([(293, 389), (275, 400), (256, 403), (237, 400), (219, 389)], np.float32)
+    inner = np.array([(207, 371), (240, 370), (256, 371), (272, 370), (305, 371), (272, 376), (256, 377), (240, 376)])
     return np.concatenate([
-        jaw, [[256, 452]], _mirror(jaw)[::-1], brow, _mirror(brow)[::-1], nose, _mirror(nose[4:6])[::-1],
+        jaw, [[256, 468]], _mirror(jaw)[::-1], brow, _mirror(brow)[::-1], nose, _mirror(nose[4:6])[::-1],
         eye, other_eye, lips, _mirror(lips[:3])[::-1], lower, inner,
     ]).astype(np.float32)  # fmt: skip
 
@@ -111,8 +111,8 @@ def _skull() -> NDArray[np.float64]:
 def _nose_ridge() -> NDArray[np.float64]:
     grid_x, grid_y = _axes()
     heights = PchipInterpolator(
-        (215, 226, 240, 262, 286, 304, 315, 323, 331, 339, 348), (0, 2, 7, 15, 25, 34, 38, 36, 25, 8, 0))
-    widths = PchipInterpolator((215, 262, 290, 314, 348), (13, 14, 16, 19, 22))
+        (215, 226, 240, 262, 286, 304, 315, 323, 331, 339, 348), (0, 2, 7, 15, 24, 31, 34, 32, 23, 8, 0))
+    widths = PchipInterpolator((215, 262, 290, 314, 348), (13, 15, 18, 22, 24))
     rows = np.clip(grid_y[:, :1], 215, 345)
     return heights(rows) * np.exp(-np.abs(grid_x / (1.3 * widths(rows))) ** 2.0)
 
@@ -136,17 +136,17 @@ HEIGHT_NAMES = ("skull", "nose", "tip", "alae", "sockets", "brow", "cheekbone", 
 @lru_cache(maxsize=1)
 def height_basis() -> NDArray[np.float32]:
     """Return the depth of each part named in `HEIGHT_NAMES` over the mean frame, [K, TEXELS * TEXELS], frame pixels."""
-    eyes = (-16.0 * bump(62, 236, 34, 22) - 8.0 * bump(33, 234, 13, 15) + 15.0 * bump(63, 242, 23, 15)
+    eyes = (-16.0 * bump(62, 236, 34, 22) - 5.0 * bump(34, 236, 13, 14) + 15.0 * bump(63, 242, 23, 15)
             - 3.0 * bump(63, 224, 24, 5))  # fmt: skip
     muzzle = 9.0 * bump(0, 366, 48, 34) - 3.0 * bump(0, 346, 4.5, 8) + 2.0 * bump(9, 346, 4, 9)
-    base = _skull() + muzzle - 6.0 * bump(118, 190, 22, 40) + 4.0 * bump(45, 150, 40, 30) - 5.0 * bump(84, 345, 26, 26)
-    lips = (7.0 * bump(14, 361, 20, 6) + 4.0 * bump(0, 361, 8, 5) + 9.0 * bump(0, 388, 27, 8)
-            - 5.0 * bump(0, 372, 40, 3.2) - 5.0 * bump(0, 405, 30, 7) - 1.5 * bump(57, 372, 6, 6))  # fmt: skip
+    base = _skull() + muzzle - 6.0 * bump(118, 190, 22, 40) + 4.0 * bump(45, 150, 40, 30) - 4.0 * bump(84, 352, 26, 30) + 4.0 * bump(0, 232, 12, 16)
+    lips = (7.0 * bump(14, 361, 20, 6) + 4.0 * bump(0, 361, 8, 5) + 9.0 * bump(0, 390, 27, 8)
+            - 5.0 * bump(0, 373, 40, 3.4) - 5.0 * bump(0, 411, 30, 8) - 1.0 * bump(57, 372, 6, 6))  # fmt: skip
     parts = (
-        base, _nose_ridge(), 9.0 * bump(0, 315, 13, 11), 14.0 * bump(26, 323, 10, 10) - 3.0 * bump(40, 321, 4, 12),
-        eyes, 9.0 * bump(58, 204, 40, 11, 4) + 4.0 * bump(0, 205, 16, 12), 12.0 * bump(90, 286, 30, 24, -20),
+        base, _nose_ridge(), 11.0 * bump(0, 315, 15, 13), 13.0 * bump(25, 323, 11, 10) - 2.0 * bump(40, 321, 4, 12),
+        eyes, 8.0 * bump(58, 208, 40, 12, 4) + 4.0 * bump(0, 209, 16, 14), 12.0 * bump(90, 286, 30, 24, -20),
         9.0 * bump(72, 318, 25, 22), -5.0 * _line(((39, 318), (53, 340), (64, 362), (70, 384)), 4.5, TEXELS),
-        lips, 11.0 * bump(0, 430, 25, 15) + 4.0 * bump(30, 425, 16, 12),
+        lips, 11.0 * bump(0, 442, 27, 17) + 4.0 * bump(32, 438, 18, 14),
         -4.0 * _line(((38, 258), (55, 268), (75, 268), (90, 258)), 4.0, TEXELS) + 3.0 * bump(62, 259, 20, 5),
     )  # fmt: skip
     return np.ascontiguousarray(np.stack(parts).reshape(len(parts), -1), dtype=np.float32)
@@ -155,8 +155,8 @@ def height_basis() -> NDArray[np.float32]:
 @lru_cache(maxsize=1)
 def _wrinkles() -> list[NDArray[np.float64]]:
     texels = 2 * TEXELS
-    forehead = sum((_line(((0, y), (30, y - 4), (62, y - 1), (92, y + 9)), 1.6, texels) for y in (128, 147, 165)), 0.0)
-    frown = _line(((9, 180), (10, 196), (12, 209)), 1.5, texels)
+    forehead = sum((_line(((0, y), (30, y - 4), (62, y - 1), (92, y + 9)), 1.6, texels) for y in (136, 154, 172)), 0.0)
+    frown = _line(((9, 190), (10, 205), (12, 217)), 1.5, texels)
     corner = sum((_line(((93, 243), (108, y), (121, y + dy)), 1.2, texels)
                   for y, dy in ((231, -10), (242, -2), (252, 6), (262, 13))), 0.0)  # fmt: skip
     under = _line(((42, 262), (58, 271), (78, 269)), 1.2, texels) + _line(((48, 258), (64, 264), (84, 258)), 1.0, texels)
@@ -169,11 +169,11 @@ def _beard_region() -> NDArray[np.float64]:
     """Return where a full beard grows, 0..1, soft at the cheek line."""
     texels = 2 * TEXELS
     image = np.zeros((texels, texels), np.float64)
-    half = ((0, 341), (-30, 341), (-46, 352), (-62, 362), (-84, 356), (-108, 322), (-122, 270), (-160, 262),
-            (-160, 420), (-90, 500), (0, 500))  # fmt: skip
+    half = ((0, 341), (-30, 341), (-48, 353), (-66, 366), (-90, 360), (-112, 326), (-124, 270), (-170, 262),
+            (-170, 440), (-90, 505), (0, 505))  # fmt: skip
     outline = [(MIDDLE + x, y) for x, y in half] + [(MIDDLE - x, y) for x, y in half[::-1]]
-    cv2.fillPoly(image, [np.array(outline).astype(np.int32)], 1.0)
-    return cv2.GaussianBlur(image, (0, 0), 7.0)
+    cv2.fillPoly(image, [(np.array(outline) * (texels / FRAME)).astype(np.int32)], 1.0)
+    return cv2.GaussianBlur(image, (0, 0), 7.0 * texels / FRAME)
 
 
 @lru_cache(maxsize=1)
@@ -187,15 +187,15 @@ def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     def spot(*numbers: float) -> NDArray[np.float64]:
         return bump(*numbers, texels=texels)
 
-    redness = (0.8 * spot(80, 305, 30, 24) + 0.9 * spot(0, 318, 22, 14) + 0.4 * spot(0, 428, 26, 14)
+    redness = (0.8 * spot(80, 305, 30, 24) + 0.9 * spot(0, 318, 22, 14) + 0.4 * spot(0, 442, 26, 14)
                + 0.7 * spot(150, 285, 18, 60) + 0.25 * spot(40, 255, 14, 6))  # fmt: skip
     dark = 0.9 * spot(52, 261, 22, 7, -6) + 0.75 * spot(33, 240, 9, 13) + 0.6 * spot(63, 222, 28, 6)
     oil = (spot(0, 150, 52, 30) + 1.3 * spot(0, 308, 9, 12) + 0.7 * spot(0, 270, 7, 24) + 0.9 * spot(82, 288, 20, 13)
-           + 0.8 * spot(0, 428, 14, 9) + 0.25)  # fmt: skip
+           + 0.8 * spot(0, 442, 14, 9) + 0.25)  # fmt: skip
     beard = _beard_region()
-    mouth = spot(0, 390, 75, 60)
-    beard *= 1.0 - 0.75 * spot(0, 411, 40, 4) * spot(0, 411, 30, 60)
-    middle = np.clip(spot(0, 395, 40, 52) * 2.2 - 0.8, 0.0, 1.0)
+    mouth = spot(0, 400, 75, 66)
+    beard *= 1.0 - 0.75 * spot(0, 416, 40, 4) * spot(0, 416, 30, 60)
+    middle = np.clip(spot(0, 408, 40, 56) * 2.2 - 0.8, 0.0, 1.0)
     soft = [redness, dark, oil, np.minimum(beard, 1.0), middle * np.minimum(1.0, mouth * 2)]
     small, fine = (np.stack(channels, axis=-1).astype(np.float32) for channels in (soft, _wrinkles()))
     return cv2.resize(small, (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA), fine

@@ -17,6 +17,13 @@ from prefrestore.data.portraits.skin import Light, Lit
 from prefrestore.runtime.seeding import rng
 
 
+_DARK = linear(26, 18, 16)
+_WATERLINE = linear(206, 150, 138) * np.float32(0.75)
+_SCLERA, _CARUNCLE, _AMBER = (linear(*color)[:, None, None] for color in ((226, 219, 214), (190, 116, 106), (120, 80, 40)))
+_EYE_PARTS = (slice(36, 42), slice(42, 48))
+_LID_ARCH = np.array([0.0, 1.0], np.float32) * (np.sin(np.linspace(0.25, 2.9, 24))[:, None] ** 0.7).astype(np.float32)
+
+
 @lru_cache(maxsize=16)
 def _spline(knots: int, samples: int) -> NDArray[np.float64]:
     """Return the matrix [samples, knots] of the natural cubic spline through evenly spaced knots."""
@@ -28,15 +35,32 @@ def curve(points: Floats, samples: int = 24) -> Floats:
     return (_spline(len(points), samples) @ points).astype(np.float32)
 
 
-def lid_curves(eye: Floats) -> tuple[Floats, Floats]:
-    """Return upper and lower lid, both from the eye's first corner to its other, [24, 2] each."""
-    return curve(eye[:4]), curve(eye[[0, 5, 4, 3]])
+def _operator(knots: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:
+    """Return the matrix that takes the 68 landmarks to smooth curves of 24 points through the given ones."""
+    matrix = np.zeros((len(knots), 24, 68))
+    for row, indices in zip(matrix, knots, strict=True):
+        row[:, list(indices)] = _spline(len(indices), 24)
+    return matrix.reshape(-1, 68)
 
 
-def lip_outlines(landmarks: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the lips' curves from the left corner to the right: upper outer, lower outer, upper inner, lower inner."""
-    return (curve(landmarks[48:55]), curve(landmarks[[48, 59, 58, 57, 56, 55, 54]]),
-            curve(landmarks[60:65]), curve(landmarks[[60, 67, 66, 65, 64]]))  # fmt: skip
+@lru_cache(maxsize=1)
+def _lids() -> NDArray[np.float64]:
+    return _operator(((36, 37, 38, 39), (36, 41, 40, 39), (42, 43, 44, 45), (42, 47, 46, 45)))
+
+
+@lru_cache(maxsize=1)
+def _lips() -> NDArray[np.float64]:
+    return _operator((tuple(range(48, 55)), (48, 59, 58, 57, 56, 55, 54), tuple(range(60, 65)), (60, 67, 66, 65, 64)))
+
+
+def lid_curves(landmarks: Floats) -> Floats:
+    """Return the lids from left to right, [2 eyes, upper and lower, 24, 2]."""
+    return (_lids() @ landmarks).astype(np.float32).reshape(2, 2, 24, 2)
+
+
+def lip_outlines(landmarks: Floats) -> Floats:
+    """Return the lips from left to right, [4, 24, 2]: upper outer, lower outer, upper inner, lower inner."""
+    return (_lips() @ landmarks).astype(np.float32).reshape(4, 24, 2)
 
 
 def _ring(upper: Floats, lower: Floats) -> Floats:
@@ -94,8 +118,8 @@ def paint_nose(albedo: Paper, head: Head, landmarks: Floats) -> None:
         wing = np.array([(33, 311), (38, 318), (37.5, 326), (32, 332)], np.float32)
         wing[:, 0] = MIDDLE + sign * wing[:, 0]
         raster.strokes(creases, [head.project(curve(wing))], 2.4, 150)
-    paper.darken(0.86 * raster.blur(raster.fill(*holes), 1.5))
-    paper.darken(0.42 * raster.blur(to_float(creases), 1.9))
+    paper.darken(0.80 * raster.blur(raster.fill(*holes), 1.6))
+    paper.darken(0.30 * raster.blur(to_float(creases), 2.0))
 
 
 def _brow_strokes(brow: Floats, weight: float, random: np.random.Generator) -> Floats:
@@ -125,22 +149,24 @@ def paint_brows(albedo: Paper, head: Head, landmarks: Floats, random: np.random.
     mask, shadow = raster.blank(), raster.blank()
     for brow in (landmarks[17:22][::-1], landmarks[22:27]):
         raster.strokes(shadow, [curve(brow)[:20] + np.array([0.0, 2.5], np.float32)], 8.0 + 2.5 * weight, 255)
-        raster.strokes(mask, _brow_strokes(brow, weight, random), 0.9, 240)
+        raster.strokes(mask, _brow_strokes(brow, weight, random), 0.9, 240, 0.72)
     soft = raster.blur(to_float(shadow), 3.4) * (0.55 + 0.13 * weight)
     over(paper.planes, color, np.minimum(np.maximum(to_float(mask) * (0.80 + 0.1 * weight), soft), 0.95))
 
 
-def _lashes(lid: Floats, outward: float, length: float, random: np.random.Generator) -> Floats:
-    """Return lashes along a lid, [N, 3, 2]; `outward` is the direction of the outer corner, `length` > 0 goes up."""
-    count = 34
-    along = np.linspace(0.06, 0.98, count) + random.normal(0, 0.012, count)
-    root = lid[np.clip((along * (len(lid) - 1)).round().astype(int), 0, len(lid) - 1)]
-    outer = along if outward > 0 else 1.0 - along
-    lean = outward * (-0.5 + 1.6 * outer) + random.normal(0, 0.12, count)
-    size = length * (0.55 + 0.6 * outer) * random.uniform(0.75, 1.15, count)
-    tip = root + np.stack([lean * np.abs(size), -size], axis=1)
-    bend = root + 0.55 * (tip - root) + np.stack([0.25 * lean * np.abs(size), 0.10 * size], axis=1)
-    return np.stack([root, bend, tip], axis=1).astype(np.float32)
+def _lashes(lids: Floats, length: float, random: np.random.Generator) -> Floats:
+    """Return lashes along the two lids [2, 24, 2], [N, 3, 2]; they lean outward, and up where `length` is above 0."""
+    count = 26
+    along = np.linspace(0.06, 0.98, count, dtype=np.float32)
+    root = lids[:, (along * 23).round().astype(int)]
+    noise = random.standard_normal((2, 2, count), np.float32)
+    outward = np.array([[-1.0], [1.0]], np.float32)
+    outer = np.stack([1.0 - along, along])
+    lean = outward * (-0.5 + 1.6 * outer) + 0.12 * noise[0]
+    size = length * (0.55 + 0.6 * outer) * (0.95 + 0.14 * noise[1])
+    tip = root + np.stack([lean * np.abs(size), -size], axis=-1)
+    bend = root + 0.55 * (tip - root) + np.stack([0.25 * lean * np.abs(size), 0.10 * size], axis=-1)
+    return np.stack([root, bend, tip], axis=2).reshape(-1, 3, 2)
 
 
 @lru_cache(maxsize=1)
@@ -160,60 +186,62 @@ def _iris(dx: Floats, dy: Floats, head: Head, light: Light) -> tuple[Floats, Flo
     shade = (0.55 + 0.75 * fibers * smoothstep(0.3, 0.6, radius)) * (1.0 - 0.75 * smoothstep(0.70, 1.0, radius))
     shade = shade * (1.0 - 0.4 * (dx * light.direction[0] + dy * light.direction[1])) * 1.1
     ring = smoothstep(0.65, 0.40, radius) * fibers
-    tinted = color * shade + linear(120, 80, 40)[:, None, None] * (0.25 * ring)
+    tinted = color * shade + _AMBER * (0.25 * ring)
     return tinted * smoothstep(0.37, 0.44, radius) + 0.004, smoothstep(1.06, 0.94, radius)
 
 
-def _eyeball(head: Head, eye: Floats, raster: Raster, light: Light, glow: Floats) -> Floats:
-    """Return one eyeball as if without lids, [3, h, w]; `eye` are its six landmarks."""
-    upper, _ = lid_curves(eye)
+def _eyeballs(head: Head, landmarks: Floats, lids: Floats, raster: Raster, light: Light) -> Floats:
+    """Return both eyeballs as if without lids, [3, h, w], under even light."""
+    eyes = landmarks[36:48].reshape(2, 6, 2)
+    middle = 0.5 * (eyes[:, 0] + eyes[:, 3])
     x, y = raster.axes()
-    middle, width = 0.5 * (eye[0] + eye[3]), float(np.hypot(*(eye[3] - eye[0])))
-    gaze = np.array([-0.035 * head.traits.yaw, -0.05 * head.traits.pitch])
-    center = 0.4 * middle + 0.6 * eye.mean(0) + gaze + np.array([0.0, -1.6])
-    radius = 12.0 + 0.4 * head.traits.shape["eye_size"]
-    dx, dy = (x - center[0]) / radius, (y - center[1]) / radius
-    round_off = np.minimum(((x - middle[0]) / (0.62 * width)) ** 2, 1.0)
-    pink = np.array([0.0, 0.12, 0.12])[:, None, None]
-    ball = linear(226, 219, 214)[:, None, None] * ((1.0 - 0.48 * round_off) * (1.0 - pink * round_off))
+    side = (x[0] > middle[:, 0].mean()).astype(int)
+    traits = head.traits
+    center = 0.4 * middle + 0.6 * eyes.mean(1) + np.array([-0.035 * traits.yaw, -1.6 - 0.05 * traits.pitch], np.float32)
+    radius = np.float32(12.0 + 0.4 * traits.shape["eye_size"])
+    dx, dy = (x - center[side, 0]) / radius, (y - center[side, 1]) / radius
+    width = np.hypot(*(eyes[:, 3] - eyes[:, 0]).T)
+    round_off = np.minimum(((x - middle[side, 0]) / (0.62 * width[side])) ** 2, 1.0)
+    pink = np.array([0.0, 0.12, 0.12], np.float32)[:, None, None]
+    ball = _SCLERA * ((1.0 - 0.48 * round_off) * (1.0 - pink * round_off))
     iris, inside = _iris(dx, dy, head, light)
     ball = ball + (iris - ball) * inside
-    inner = eye[3] if middle[0] < head.place(np.array([[MIDDLE, 240.0, 20.0]], np.float32))[0, 0] else eye[0]
-    corner = np.exp(-(((x - inner[0]) / 5.5) ** 2) - ((y - inner[1]) / 6.0) ** 2)
-    ball = ball + (linear(190, 116, 106)[:, None, None] - ball) * (0.85 * corner)
-    under_lid = smoothstep(-2.5, 9.0, y - np.interp(x, upper[:, 0], upper[:, 1]))
-    ball = ball * (0.28 + 0.72 * under_lid) * glow[:, None, None]
-    spark = light.direction[:2] * np.array([0.45, 0.55]) + np.array([0.0, -0.12])
-    ball = ball + 0.95 * np.exp(-(((dx - spark[0]) / 0.18) ** 2) - ((dy - spark[1]) / 0.20) ** 2)
-    return ball + 0.07 * np.exp(-(((dx + spark[0]) / 0.35) ** 2) - ((dy + spark[1]) / 0.25) ** 2)
+    inner = np.stack([eyes[0, 3], eyes[1, 0]])
+    corner = np.exp(-(((x - inner[side, 0]) / 5.5) ** 2) - ((y - inner[side, 1]) / 6.0) ** 2)
+    ball = ball + (_CARUNCLE - ball) * (0.85 * corner)
+    lid = np.interp(x[0], np.concatenate(lids[:, 0, :, 0]), np.concatenate(lids[:, 0, :, 1]))
+    ball = ball * (0.28 + 0.72 * smoothstep(-2.5, 9.0, y - lid))
+    spark = light.direction[:2] * np.array([0.45, 0.55], np.float32) + np.array([0.0, -0.12], np.float32)
+    ball = ball + 1.2 * np.exp(-(((dx - spark[0]) / 0.18) ** 2) - ((dy - spark[1]) / 0.20) ** 2)
+    return ball + 0.09 * np.exp(-(((dx + spark[0]) / 0.35) ** 2) - ((dy + spark[1]) / 0.25) ** 2)
+
+
+def _eye_glow(canvas: Paper, lit: Lit, landmarks: Floats) -> Floats:
+    """Return the light on the eyes, [3]: that under them, evened."""
+    at = [canvas.raster.at(landmarks[part].mean(0) + np.array([0.0, 17.0], np.float32)) for part in _EYE_PARTS]
+    return 0.275 * sum(lit.diffuse[:, row, column] for row, column in at) + np.float32(0.34)
 
 
 def draw_eyes(canvas: Paper, head: Head, landmarks: Floats, scene: tuple[Lit, Light], random: np.random.Generator) -> None:
     """Draw eyeballs, lids and lashes onto the lit head."""
     traits, paper, (lit, light) = head.traits, canvas.window(landmarks[36:48], 20.0), scene
-    raster = paper.raster
+    raster, lids = paper.raster, lid_curves(landmarks)
     lashes, lines, crease, rims = (raster.blank() for _ in range(4))
-    strength = 0.6 - 0.25 * np.clip(traits.shape["brow_weight"], -1.4, 1.4)
-    droop = smoothstep(40, 75, traits.age)
-    for eye, outward in ((landmarks[36:42], -1.0), (landmarks[42:48], 1.0)):
-        upper, lower = lid_curves(eye)
-        row, column = canvas.raster.at(eye.mean(0) + np.array([0.0, 17.0], np.float32))
-        glow = 0.55 * lit.diffuse[:, row - 1 : row + 2, column - 1 : column + 2].mean((1, 2)) + 0.34
-        local = paper.window(eye, 2.0)
-        ball = _eyeball(head, eye, local.raster, light, glow).astype(np.float32)
-        over(local.planes, ball, local.raster.fill(_ring(upper, lower)))
-        raster.strokes(rims, [lower + np.array([0.0, 0.6], np.float32)], 1.6, 200)
-        raster.strokes(lines, [upper], 2.2 + 1.2 * strength, 240)
-        raster.strokes(lines, [lower[6:-1] if outward > 0 else lower[1:-6]], 0.9, 90 + 60 * strength)
-        raster.strokes(lashes, _lashes(upper, outward, 5.0 + 2.5 * strength, random), 0.75, 225)
-        raster.strokes(lashes, _lashes(lower + np.array([0.0, 1.5], np.float32), outward, -3.4, random), 0.55, 110)
-        fold = upper + np.array([0.0, -1.0]) * (7.5 - 2.5 * droop) * np.sin(np.linspace(0.25, 2.9, 24))[:, None] ** 0.7
-        raster.strokes(crease, [fold[1:-1].astype(np.float32)], 2.0, 220)
-    dark = linear(26, 18, 16)
-    over(paper.planes, dark, 0.5 * raster.blur(to_float(crease), 1.6))
-    over(paper.planes, linear(206, 150, 138) * 0.75 * (1.0 - 0.4 * traits.melanin), 0.35 * to_float(rims))
-    over(paper.planes, dark, 0.88 * raster.blur(to_float(lines), 0.8))
-    over(paper.planes, dark, np.float32(0.5 + 0.3 * strength) * to_float(lashes))
+    strength = 0.6 - 0.25 * min(max(traits.shape["brow_weight"], -1.4), 1.4)
+    inside = paper.window(landmarks[36:48], 3.0)
+    ball = _eyeballs(head, landmarks, lids, inside.raster, light) * _eye_glow(canvas, lit, landmarks)[:, None, None]
+    over(inside.planes, ball.astype(np.float32), inside.raster.fill(*[_ring(upper, lower) for upper, lower in lids]))
+    raster.strokes(rims, lids[:, 1] + np.float32(0.4), 1.6, 200)
+    raster.strokes(lines, lids[:, 0], 2.2 + 1.2 * strength, 240)
+    raster.strokes(lines, [lids[0, 1, 1:-6], lids[1, 1, 6:-1]], 0.9, 90 + 60 * strength)
+    raster.strokes(lashes, _lashes(lids[:, 0], 5.0 + 2.5 * strength, random), 0.75, 225, 0.5)
+    raster.strokes(lashes, _lashes(lids[:, 1] + np.array([0.0, 1.5], np.float32), -3.4, random), 0.55, 110, 0.5)
+    raise_by = (7.5 - 2.5 * smoothstep(40.0, 75.0, traits.age)) * _LID_ARCH
+    raster.strokes(crease, (lids[:, 0] - raise_by)[:, 1:-1], 2.0, 220)
+    over(paper.planes, _DARK, 0.5 * raster.blur(to_float(crease), 1.6))
+    over(paper.planes, _WATERLINE * np.float32(1.0 - 0.4 * traits.melanin), 0.35 * to_float(rims))
+    over(paper.planes, _DARK, 0.88 * raster.blur(to_float(lines), 0.8))
+    over(paper.planes, _DARK, np.float32(0.5 + 0.3 * strength) * to_float(lashes))
 
 
 def draw_mouth(canvas: Paper, head: Head, landmarks: Floats, lit: Lit) -> None:
@@ -256,24 +284,30 @@ _EAR = np.array([(-10, 244), (2, 234), (12, 231), (19, 239), (20, 258), (16, 281
 _CONCHA = np.array([(-3, 256), (6, 247), (12, 255), (10, 274), (3, 290), (-4, 294)])
 
 
-def _ear_outline(head: Head, outline: NDArray[np.float64], sign: float) -> Floats:
+def _ear_outlines(head: Head) -> Floats:
+    """Return rim and hollow of the left and of the right ear, [2, 2, 40, 2] in the frame."""
     traits = head.traits
-    grow = 1.0 + 0.10 * traits.shape["ear_size"] + 0.08 * float(smoothstep(40, 80, traits.age))
-    points = curve(np.concatenate([outline, outline[:1]]), 40)
-    x = MIDDLE + sign * (140.0 + 4.9 * traits.shape["face_width"] + grow * points[:, 0])
-    y = 278.0 + grow * (points[:, 1] - 278.0)
-    return head.place(np.stack([x, y, -104.0 + 0.4 * points[:, 0]], axis=1).astype(np.float32))
+    grow = 1.0 + 0.10 * traits.shape["ear_size"] + 0.08 * smoothstep(40.0, 80.0, traits.age)
+    points = _mean_ear()
+    out = 140.0 + 4.9 * traits.shape["face_width"] + grow * points[..., 0]
+    rows, depth = 278.0 + grow * (points[..., 1] - 278.0), 0.4 * points[..., 0] - 104.0
+    both = np.stack([np.stack([MIDDLE + sign * out, rows, depth], axis=-1) for sign in (-1.0, 1.0)])
+    return head.place(both.reshape(-1, 3).astype(np.float32)).reshape(2, 2, 40, 2)
+
+
+@lru_cache(maxsize=1)
+def _mean_ear() -> Floats:
+    return np.stack([curve(np.concatenate([outline, outline[:1]]), 40) for outline in (_EAR, _CONCHA)])
 
 
 def draw_ears(canvas: Paper, head: Head, light: Light) -> None:
     """Draw both ears behind the head."""
     traits = head.traits
     skin = textures.skin_color(traits.melanin, traits.undertone) * np.array([1.0, 0.85, 0.85], np.float32)
-    for sign in (-1.0, 1.0):
-        rim, concha = _ear_outline(head, _EAR, sign), _ear_outline(head, _CONCHA, sign)
+    for (rim, concha), sign in zip(_ear_outlines(head), (-1.0, 1.0), strict=True):
         paper = canvas.window(rim, 4.0)
         raster = paper.raster
-        facing = max(0.0, float(light.direction @ np.array([0.55 * sign, 0.0, 0.8])) * 0.8 + 0.2)
+        facing = max(0.0, float(0.55 * sign * light.direction[0] + 0.8 * light.direction[2])) * 0.8 + 0.2
         tone = (skin * (light.dome * 0.9 + light.key * facing)).astype(np.float32)
         ear, edge = raster.fill(rim), raster.blank()
         raster.strokes(edge, [rim[4:26]], 4.0, 255)
@@ -283,6 +317,9 @@ def draw_ears(canvas: Paper, head: Head, light: Light) -> None:
         over(paper.planes, tone * np.array([0.44, 0.32, 0.30], np.float32), 0.75 * hollow)
 
 
-def mean_jaw() -> Floats:
-    """Return the mean jaw line as a smooth curve from the left ear over the chin to the right, [48, 2]."""
-    return curve(mean_landmarks()[:17], 48)
+@lru_cache(maxsize=1)
+def mean_outline() -> Floats:
+    """Return the outline of the mean head, jaw and skull, [88, 2]."""
+    skull = np.array([(399, 247), (399, 200), (394, 160), (379, 110), (345, 70), (300, 46), (256, 40)], np.float32)
+    skull = np.concatenate([skull, (skull * np.array([-1, 1], np.float32) + np.array([2 * MIDDLE, 0], np.float32))[-2::-1]])
+    return np.concatenate([curve(mean_landmarks()[:17], 48), curve(skull, 40)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import cv2
@@ -16,17 +16,18 @@ from prefrestore.data.portraits.traits import Traits
 
 PIVOT = np.array([MIDDLE, 290.0, -70.0], np.float32)
 CAMERA_DISTANCE = 2400.0
-SMILE = {"neutral": 0.0, "slight smile": 0.55, "broad smile": 1.0, "open mouth": 0.25}
-GAP = {"neutral": 1.0, "slight smile": 1.0, "broad smile": 12.0, "open mouth": 21.0}
+SMILE = {"neutral": 0.05, "slight smile": 0.6, "broad smile": 1.0, "open mouth": -0.1}
+GAP = {"neutral": 1.0, "slight smile": 1.0, "broad smile": 12.0, "open mouth": 24.0}
 MEAN_GAP = 5.5
 _NODE = FRAME / (GRID - 1)
-_CELLS = 80
+_CELLS = 64
 _SOFT = 96
 
 
 def smoothstep(low: float, high: float, value: Any) -> Any:
     """Return 0 below `low`, 1 above `high`, and the cubic Hermite ramp between; `low` may exceed `high`."""
-    ramp = np.clip((value - low) / (high - low), 0.0, 1.0)
+    ramp = (value - low) / (high - low)
+    ramp = min(max(ramp, 0.0), 1.0) if isinstance(ramp, float) else np.minimum(np.maximum(ramp, 0.0), 1.0)
     return ramp * ramp * (3.0 - 2.0 * ramp)
 
 
@@ -51,20 +52,31 @@ class Head:
 
     def place(self, points: Floats) -> Floats:
         """Return frame positions [N, 2] of points [N, 3] of the head before its rotation."""
-        return _apply(self.similarity, _rotate(points, self.rotation)[:, :2])
+        view, shift = self._camera
+        seen = cv2.transform(points[None], view)[0]
+        return seen[:, :2] * (CAMERA_DISTANCE / (CAMERA_DISTANCE - seen[:, 2:])) + shift
+
+    @cached_property
+    def _camera(self) -> tuple[Floats, Floats]:
+        """Return the matrix [3, 4] to (x, y) about the pivot in frame pixels and depth, and the pivot's position."""
+        turn = np.concatenate([self.similarity[:, :2] @ self.rotation[:2], self.rotation[2:]])
+        return np.concatenate([turn, -(turn @ PIVOT)[:, None]], axis=1), self.similarity[:, 2]
 
     def landmarks(self) -> Floats:
         """Return the 68 landmarks, [68, 2]; those of the jaw lie on the visible outline, as annotators place them."""
         mean = anatomy.mean_landmarks()
         points = self._project_controls(68)
-        inner = np.stack([self.project(MIDDLE + (mean[:17] - MIDDLE) * np.array([factor, 1.0], np.float32))
-                          for factor in (0.96, 0.91, 0.86)])  # fmt: skip
-        middle = points[27:31].mean(0)[0]
-        candidates = np.concatenate([points[None, :17], inner])
+        candidates = np.concatenate([points[None, :17], self.project_nested(mean[:17], (0.96, 0.91, 0.86))])
         side = np.sign(mean[:17, 0] - MIDDLE)
-        best = np.argmax((candidates[..., 0] - middle) * side, axis=0)
+        best = np.argmax((candidates[..., 0] - points[28, 0]) * side, axis=0)
         points[:17] = candidates[best, np.arange(17)]
         return points
+
+    def project_nested(self, ring: Floats, factors: tuple[float, ...]) -> Floats:
+        """Return the projections of a mean-face line [N, 2] drawn in towards the midline by `factors`, [F, N, 2]."""
+        narrow = np.array(factors, np.float32)[:, None, None] * np.array([1.0, 0.0], np.float32) + np.array([0.0, 1.0], np.float32)
+        origin = np.array([MIDDLE, 0.0], np.float32)
+        return self.project((ring - origin) * narrow + origin).reshape(len(factors), -1, 2)
 
     def _project_controls(self, count: int) -> Floats:
         mean = anatomy.control_points()[:count]
@@ -76,18 +88,6 @@ def _sample(grid: Floats, points: Floats) -> Floats:
     """Return bilinear samples of `grid` [H, W(, C)] at `points` [N, 2] in node units, [N(, C)]."""
     sampled = cv2.remap(grid, points[None, :, 0], points[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return sampled[0]
-
-
-def _rotate(points: Floats, rotation: Floats) -> Floats:
-    """Return points [N, 3] turned about the pivot and seen by a distant camera."""
-    matrix = np.concatenate([rotation, -(rotation @ PIVOT)[:, None]], axis=1)
-    turned = cv2.transform(points[None], matrix)[0]
-    turned[:, :2] *= (CAMERA_DISTANCE / (CAMERA_DISTANCE - turned[:, 2:]))
-    return turned
-
-
-def _apply(similarity: Floats, points: Floats) -> Floats:
-    return cv2.transform(np.ascontiguousarray(points)[None], similarity)[0]
 
 
 def rotation_matrix(yaw: float, pitch: float) -> Floats:
@@ -118,13 +118,13 @@ def framing(landmarks: Floats, roll: float, zoom: float) -> Floats:
 def _shape_outline(points: Floats, shape: dict[str, float], age: float) -> None:
     x, y = points[:, 0] - MIDDLE, points[:, 1].copy()
     wide = np.minimum(np.abs(x) / 110.0, 1.2)
-    jowl = 0.5 * smoothstep(45, 75, age) * np.exp(-(((y - 395) / 30) ** 2))
+    jowl = 0.5 * smoothstep(45, 75, age) * np.exp(-(((y - 412) / 30) ** 2))
     x *= 1.0 + 0.035 * shape["face_width"]
-    x *= 1.0 + wide * (0.055 * shape["jaw_width"] * smoothstep(285, 365, y) + 0.05 * jowl)
-    x *= 1.0 + 0.09 * shape["chin_width"] * smoothstep(390, 440, y)
+    x *= 1.0 + wide * (0.055 * shape["jaw_width"] * smoothstep(295, 385, y) + 0.05 * jowl)
+    x *= 1.0 + 0.09 * shape["chin_width"] * smoothstep(405, 458, y)
     x += np.sign(x) * 3.0 * shape["cheekbone"] * np.exp(-(((y - 300) / 32) ** 2)) * (np.abs(x) > 90)
     points[:, 0] = x + MIDDLE
-    points[:, 1] += 8.0 * shape["chin_length"] * smoothstep(390, 450, y) - 7.0 * shape["forehead"] * smoothstep(160, 90, y)
+    points[:, 1] += 8.0 * shape["chin_length"] * smoothstep(405, 465, y) - 7.0 * shape["forehead"] * smoothstep(160, 90, y)
 
 
 def _shape_eyes(points: Floats, shape: dict[str, float], age: float) -> None:
@@ -159,7 +159,7 @@ def _express(points: Floats, expression: str) -> None:
     smile, change = SMILE[expression], GAP[expression] - MEAN_GAP
     points[[65, 66, 67, 55, 56, 57, 58, 59], 1] += 0.85 * change * np.array([1, 1, 1, 0.5, 0.9, 1, 0.9, 0.5])
     points[[61, 62, 63], 1] -= 0.15 * change
-    points[5:12, 1] += 0.45 * max(change, 0.0) * np.array([0.3, 0.6, 0.9, 1.0, 0.9, 0.6, 0.3])
+    points[5:12, 1] += 0.5 * max(change, 0.0) * np.array([0.3, 0.6, 0.9, 1.0, 0.9, 0.6, 0.3])
     for corner, sign in (([48, 60], -1.0), ([54, 64], 1.0)):
         points[corner] += np.array([10.0 * sign, -7.0]) * smile
     for near, sign in (([49, 59], -1.0), ([53, 55], 1.0)):
@@ -191,7 +191,7 @@ def part_weights(traits: Traits) -> Floats:
     smile = SMILE[traits.expression]
     fullness = 1.0 + 0.1 * (shape["upper_lip"] + shape["lower_lip"])
     return np.array([
-        1.0, 1.0 + 0.10 * shape["nose_height"], 1.0 + 0.35 * shape["nose_tip"], 1.0 + 0.12 * shape["nose_width"],
+        1.0, 1.0 + 0.12 * shape["nose_height"], 1.0 + 0.35 * shape["nose_tip"], 1.0 + 0.12 * shape["nose_width"],
         1.0 + 0.1 * shape["brow_weight"], 1.0 + 0.35 * shape["brow_weight"], 1.0 + 0.3 * shape["cheekbone"],
         0.35 + 0.9 * smile - 0.2 * age, 0.2 + 0.9 * age + 0.8 * smile, fullness,
         1.0 + 0.25 * shape["chin_width"], 0.15 + 0.9 * age + 0.3 * smile,
@@ -245,7 +245,7 @@ def _invert(head: Head) -> tuple[Floats, Floats]:
     inverse = np.linalg.inv(linear).astype(np.float32)
     rest = forward - cv2.transform(mean, linear)
     seen = cells
-    for _ in range(5):
+    for _ in range(4):
         at = seen * np.float32(1.0 / _NODE)
         there = cv2.remap(rest, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         seen = cv2.transform(cells - there, inverse)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -24,12 +26,12 @@ class Raster:
     rows: slice = field(default_factory=lambda: slice(None))
     columns: slice = field(default_factory=lambda: slice(None))
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """Return pixels per frame pixel."""
         return self.size / FRAME
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """Return height and width of the window in pixels."""
         (top, bottom, _), (left, right, _) = self.rows.indices(self.size), self.columns.indices(self.size)
@@ -37,9 +39,9 @@ class Raster:
 
     def window(self, points: Floats, margin: float) -> Raster:
         """Return the window of this picture around frame `points` [N, 2], `margin` frame pixels wider."""
-        low = np.maximum(np.floor((points.min(0) - margin) * self.scale), 0).astype(int)
-        high = np.minimum(np.ceil((points.max(0) + margin) * self.scale), self.size).astype(int)
-        return Raster(self.size, slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+        low, high = (points.min(0) - margin) * self.scale, (points.max(0) + margin) * self.scale
+        columns, rows = (slice(max(0, math.floor(low[axis])), min(self.size, math.ceil(high[axis]))) for axis in (0, 1))
+        return Raster(self.size, rows, columns)
 
     def of(self, planes: Floats) -> Floats:
         """Return the view of whole-picture `planes` [..., S, S] in this window."""
@@ -64,8 +66,14 @@ class Raster:
 
     def fixed(self, points: Floats) -> NDArray[np.int32]:
         """Return frame points as OpenCV's fixed-point pixel coordinates in the window."""
+        step, origin = self._steps
+        return np.rint(points * step - origin).astype(np.int32)
+
+    @cached_property
+    def _steps(self) -> tuple[np.float32, Floats]:
+        """Return fixed-point steps per frame pixel, and the first pixel's centre in such steps."""
         origin = np.array([self.columns.start or 0, self.rows.start or 0], np.float32) + np.float32(0.5)
-        return np.rint((points * np.float32(self.scale) - origin) * np.float32(1 << _SHIFT)).astype(np.int32)
+        return np.float32(self.scale * (1 << _SHIFT)), origin * np.float32(1 << _SHIFT)
 
     def blank(self) -> Bytes:
         """Return an empty mask."""
@@ -78,10 +86,14 @@ class Raster:
             cv2.fillPoly(mask, [self.fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
         return to_float(mask)
 
-    def strokes(self, target: Bytes, lines: Sequence[Floats] | Floats, width: float, value: float = 255.0) -> None:
-        """Draw open lines of `width` frame pixels into `target`; lines thinner than a pixel get fainter instead."""
+    def strokes(self, target: Bytes, lines: Sequence[Floats] | Floats, width: float, value: float = 255.0,
+                least: float = 0.12) -> None:  # fmt: skip
+        """Draw open lines of `width` frame pixels into `target`; lines thinner than a pixel get fainter instead.
+
+        They never get fainter than `least` of `value`: dense hairs cover as much as they do when drawn thinner.
+        """
         pixels = width * self.scale
-        faint = min(1.0, max(pixels, 0.12))
+        faint = min(1.0, max(pixels, least))
         thickness = max(1, round(pixels))
         fixed = self.fixed(lines) if isinstance(lines, np.ndarray) else [self.fixed(line) for line in lines]
         cv2.polylines(target, list(fixed), False, float(value * faint), thickness, cv2.LINE_AA, _SHIFT)

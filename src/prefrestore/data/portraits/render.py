@@ -11,8 +11,8 @@ from prefrestore.data.portraits import accessories, features, hair, scene, skin,
 from prefrestore.data.portraits.anatomy import FRAME, MIDDLE
 from prefrestore.data.portraits.captions import caption
 from prefrestore.data.portraits.features import Paper
-from prefrestore.data.portraits.geometry import Floats, Head, build_head, surface_of
-from prefrestore.data.portraits.raster import Raster, over
+from prefrestore.data.portraits.geometry import Head, build_head, surface_of
+from prefrestore.data.portraits.raster import Floats, Raster, over
 from prefrestore.data.portraits.traits import Traits, draw_traits
 from prefrestore.runtime.seeding import rng
 
@@ -29,70 +29,53 @@ class Portrait:
     traits: Traits
 
 
-@dataclass(frozen=True)
-class Shot:
-    """The streams of randomness of one portrait, by name, so that no part of the drawing depends on another's draws."""
-
-    seed: int
-    index: int
-
-    def random(self, name: str) -> np.random.Generator:
-        """Return the generator of the part `name`."""
-        return rng(self.seed, "portrait", name, self.index)
-
-
 def render_size(image_size: int) -> int:
     """Return the resolution that a picture is drawn at before it is averaged down."""
-    return max(96, image_size + image_size // 2) if image_size > 64 else max(96, 2 * image_size)
+    return max(80, image_size * 7 // 4 if image_size < 100 else image_size * 5 // 4)
 
 
 def _head_outline(head: Head) -> tuple[Floats, ...]:
     """Return nested outlines of the head whose union is its silhouette, each [N, 2] in the frame."""
-    skull = np.array([(400, 238), (397, 200), (391, 160), (376, 110), (345, 70), (300, 46), (256, 40)], np.float32)
-    skull = np.concatenate([skull, (skull * np.array([-1, 1], np.float32) + np.array([FRAME, 0], np.float32))[-2::-1]])
-    jaw = features.mean_jaw()
-    ring = np.concatenate([jaw, features.curve(skull, 40)])
-    return tuple(head.project(MIDDLE + (ring - MIDDLE) * np.array([factor, 1.0], np.float32)) for factor in (1.0, 0.96, 0.9))
+    ring = features.mean_outline()
+    return tuple(head.project_nested(ring, (1.0, 0.96, 0.9)))
 
 
-def _draw_face(canvas: Floats, head: Head, shot: Shot, raster: Raster, landmarks: Floats) -> Floats:
+def _draw_face(canvas: Paper, head: Head, landmarks: Floats, random: np.random.Generator) -> Floats:
     """Draw the lit head with its features onto the canvas and return the head's mask, [S, S]."""
     light, outline = skin.light_of(head.traits), _head_outline(head)
-    face = raster.window(outline[0], 18.0)
-    paper = Paper(face.of(canvas), face)
+    paper = canvas.window(outline[0], 18.0)
+    face = paper.raster
     surface = surface_of(head, face)
     fields = skin.skin_fields(surface, head.traits)
-    grain = textures.texture("pores", face, shot.random("pores"))
+    grain = textures.texture("pores", face, random)
     lit = skin.light_head(skin.detailed_depth(surface, fields, head.traits, grain), fields.oil, light, face)
-    details = shot.random("details")
-    albedo = Paper(skin.skin_albedo(head, fields, face, grain, shot.random("skin")), face)
+    albedo = Paper(skin.skin_albedo(head, fields, face, grain, random), face)
     features.paint_nose(albedo, head, landmarks)
-    lips = features.paint_lips(albedo, head, landmarks, details)
-    features.paint_brows(albedo, head, landmarks, details)
+    lips = features.paint_lips(albedo, head, landmarks, random)
+    features.paint_brows(albedo, head, landmarks, random)
     mask = face.fill(*outline)
     over(paper.planes, albedo.planes * lit.diffuse + lit.shine * (1.0 + 0.6 * lips), mask)
     features.draw_mouth(paper, head, landmarks, lit)
-    features.draw_eyes(paper, head, landmarks, (lit, light), details)
+    features.draw_eyes(paper, head, landmarks, (lit, light), random)
     ground = accessories.Ground(lit, mask * (1.0 - lips), 1.0 - lips)
-    accessories.draw_facial_hair(paper.planes, head, fields, ground, face, shot.random("beard"))
-    return raster.fill(*outline)
+    accessories.draw_facial_hair(paper.planes, head, fields, ground, face, random)
+    return canvas.raster.fill(*outline)
 
 
 def render_traits(traits: Traits, image_size: int, seed: int, index: int) -> Portrait:
     """Return the portrait of `traits`; (seed, index) choose the details that the traits leave open."""
-    shot, raster = Shot(seed, index), Raster(render_size(image_size))
-    head = build_head(traits, shot.random("head"))
+    raster, body = Raster(render_size(image_size)), rng(seed, "portrait-body", index)
+    head = build_head(traits, body)
     landmarks = head.landmarks()
     light = skin.light_of(traits)
-    wig = hair.wig_of(head, raster, light, shot.random("hair"))
-    surroundings = shot.random("scene")
-    canvas = scene.background(traits, raster, surroundings)
+    canvas = scene.background(traits, raster, body)
+    wig = hair.wig_of(head, raster, light, rng(seed, "portrait-hair", index))
     paper = Paper(canvas, raster)
     hair.draw_back_hair(canvas, wig)
     scene.draw_neck(paper, head, light, landmarks[:17])
-    scene.draw_clothes(paper, head, light, surroundings)
+    scene.draw_clothes(paper, head, light, body)
     features.draw_ears(paper, head, light)
-    mask = _draw_face(canvas, head, shot, raster, landmarks)
+    mask = _draw_face(paper, head, landmarks, body)
     accessories.draw_glasses(paper, head, light)
     hair.draw_hair(canvas, wig, mask)
     image = scene.finish(canvas, raster, image_size)

@@ -15,19 +15,22 @@ from prefrestore.data.portraits.skin import Light
 from prefrestore.data.portraits.traits import Traits
 
 _CELLS = 24
+_GROUNDS = ((0.13, 0.19, 0.07), (0.09, 0.13, 0.06), (0.22, 0.20, 0.17), (0.30, 0.20, 0.11), (0.16, 0.18, 0.22))
 
 
 def _outdoors(random: np.random.Generator) -> Floats:
-    """Return a blurred park, [3, C, C]: bright sky above, foliage with spots of light below."""
-    leaves = random.random((3, _CELLS, _CELLS)) * np.array([0.16, 0.26, 0.08])[:, None, None]
-    leaves += np.array([0.03, 0.07, 0.02])[:, None, None]
-    sky = linear(205, 220, 236)[:, None, None] * random.uniform(0.7, 1.1)
+    """Return a blurred view, [3, C, C]: sky above; foliage, stone or evening light below, with spots of light."""
+    ground = np.array(_GROUNDS[random.integers(0, len(_GROUNDS))], np.float32)[:, None, None]
+    grain = cv2.GaussianBlur(random.random((_CELLS, _CELLS), np.float32), (0, 0), 1.1) * 1.6 + 0.2
+    tone = cv2.GaussianBlur(random.random((_CELLS, _CELLS, 3), np.float32), (0, 0), 1.5).transpose(2, 0, 1) - 0.5
+    scene = ground * np.maximum(grain + 0.8 * tone, 0.1)
+    sky = linear(205, 220, 236)[:, None, None] * np.float32(random.uniform(0.5, 1.1))
     rows = np.arange(_CELLS)[None, :, None]
-    horizon = random.uniform(-4.0, 14.0) + 3.0 * np.sin(np.arange(_CELLS) * 0.4 + random.uniform(0, 6))[None, None]
-    scene = leaves + (sky - leaves) * smoothstep(2.0, -2.0, rows - horizon)
-    lights = random.random((_CELLS, _CELLS)) < 0.04
-    scene[:, lights] += random.uniform(0.2, 0.5)
-    return scene.astype(np.float32)
+    horizon = random.uniform(-6.0, 14.0) + 2.0 * np.sin(np.arange(_CELLS) * 0.4 + random.uniform(0, 6))[None, None]
+    scene = scene + (sky - scene) * smoothstep(2.5, -2.5, rows - horizon)
+    at = random.integers(0, _CELLS, (2, 14))
+    scene[:, at[0], at[1]] += ground[..., 0] * random.uniform(0.5, 2.0)
+    return np.asarray(scene, np.float32)
 
 
 def _office(tint: Floats, random: np.random.Generator) -> Floats:
@@ -111,7 +114,7 @@ def _weave(raster: Raster, random: np.random.Generator) -> Floats:
 
 
 def _shoulders(center: float, half: float) -> Floats:
-    right = curve(np.array([(half + 2, 452), (half + 34, 468), (200, 487), (268, 520), (300, 560)], np.float32))
+    right = curve(np.array([(half + 2, 458), (half + 34, 473), (200, 490), (268, 520), (300, 560)], np.float32))
     left = right[::-1] * np.array([-1.0, 1.0], np.float32)
     return np.concatenate([left, right]) + np.array([center, 0.0], np.float32)
 

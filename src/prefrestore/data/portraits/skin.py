@@ -65,9 +65,9 @@ def _cast_shadow(depth: Floats, light: Light, scale: float) -> Floats:
 
 def _occlusion(depth: Floats, raster: Raster) -> Floats:
     """Return ambient light left in hollows, [S, S]: 1 in the open, less where the surroundings stand higher."""
-    near = raster.blur(depth, 7.0) - depth
+    near = raster.blur(depth, 8.0) - depth
     far = raster.blur(depth, 20.0) - depth
-    hollow = np.maximum(near, 0.0) * np.float32(0.060) + np.maximum(far, 0.0) * np.float32(0.020)
+    hollow = np.maximum(near, 0.0) * np.float32(0.050) + np.maximum(far, 0.0) * np.float32(0.020)
     return 1.0 / (1.0 + hollow)
 
 
@@ -80,7 +80,7 @@ def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
     facing = (lz - lx * gx - ly * gy) * inverse
     lost = _cast_shadow(depth, light, raster.scale)
     open_sky = _occlusion(depth, raster)
-    sky = open_sky * (0.80 + 0.28 * gy * inverse)
+    sky = open_sky * (0.88 + 0.20 * gy * inverse)
     key = (1.0 - 0.72 * lost) * (0.4 + 0.6 * open_sky)
     planes = []
     for channel, wrap in enumerate((0.30, 0.18, 0.13)):
@@ -89,7 +89,7 @@ def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
     half = light.direction + np.array([0.0, 0.0, 1.0], np.float32)
     half /= np.linalg.norm(half)
     mirror = np.maximum((half[2] - half[0] * gx - half[1] * gy) * inverse, 0.0)
-    shine = (0.10 * cv2.pow(mirror, 14.0) + 0.26 * cv2.pow(mirror, 60.0)) * oil * key
+    shine = (0.055 * cv2.pow(mirror, 14.0) + 0.20 * cv2.pow(mirror, 60.0)) * oil * key
     return Lit(np.stack(planes), shine)
 
 
@@ -125,14 +125,14 @@ def skin_fields(surface: Surface, traits: Traits) -> SkinFields:
 
 def detailed_depth(surface: Surface, fields: SkinFields, traits: Traits, grain: Floats) -> Floats:
     """Return the surface's depth with wrinkles and pores, frame pixels."""
-    rough = 0.11 + 0.10 * float(smoothstep(30.0, 75.0, traits.age))
+    rough = 0.075 + 0.07 * float(smoothstep(30.0, 75.0, traits.age))
     return surface.raster.blur(surface.depth, 2.4) - 1.5 * fields.wrinkles + np.float32(rough) * grain
 
 
 def _spots(traits: Traits, head: Head, raster: Raster, random: np.random.Generator) -> Floats:
     """Return freckles, moles and age spots as darkening in 0..1, [S, S]."""
     mask = raster.blank()
-    count = 150 if traits.freckles else int(12 * smoothstep(50, 78, traits.age))
+    count = 150 if traits.freckles else int(12 * smoothstep(50.0, 78.0, traits.age))
     spread = np.array([52.0, 26.0]) if traits.freckles else np.array([70.0, 85.0])
     center = np.array([256.0, 292.0]) if traits.freckles else np.array([256.0, 230.0])
     points = head.project((center + random.normal(0.0, 1.0, (count + 3, 2)) * spread).astype(np.float32))

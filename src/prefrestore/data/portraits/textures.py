@@ -38,6 +38,7 @@ _SKIN = np.stack([linear(*color) for color in (
     (243, 208, 190), (230, 186, 160), (207, 156, 124), (168, 115, 82), (118, 76, 54), (74, 48, 38))])  # fmt: skip
 
 
+@lru_cache(maxsize=64)
 def skin_color(melanin: float, undertone: float) -> Floats:
     """Return the skin's albedo, linear [3]; a positive undertone is rosier, a negative one more golden."""
     base = np.array([np.interp(melanin, _SKIN_STEPS, _SKIN[:, channel]) for channel in range(3)])

@@ -75,8 +75,12 @@ class Traits:
 
 
 def _choose(random: np.random.Generator, options: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    cumulative = np.cumsum(weights)
-    return options[int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))]
+    left = random.random() * sum(weights)
+    for option, weight in zip(options, weights, strict=True):
+        left -= weight
+        if left < 0.0:
+            return option
+    return options[-1]
 
 
 def _draw_hair_style(random: np.random.Generator, age: float, build: float) -> str:
@@ -90,14 +94,14 @@ def _draw_hair_style(random: np.random.Generator, age: float, build: float) -> s
 
 def _draw_hair_color(random: np.random.Generator, age: float, melanin: float) -> tuple[str, float]:
     """Return the colour's name and the share of grey strands."""
-    turn = (age - 52.0 + 12.0 * random.standard_normal()) / 10.0
-    if turn > 1.2:
+    turn = (age - 58.0 + 8.0 * random.standard_normal()) / 10.0
+    if turn > 1.1:
         return "white", 1.0
     if turn > 0.0:
         return "grey", 0.75
     light = max(0.0, 0.5 - melanin)
     weights = (0.6 + 4.0 * melanin, 1.5, 1.6 * light * 2, 0.9 * light * 2, 0.7 * light, 3.0 * light, 1.6 * light)
-    return _choose(random, HAIR_COLORS[:7], weights), max(0.0, 0.25 * (turn + 1.0))
+    return _choose(random, HAIR_COLORS[:7], weights), max(0.0, 0.22 * (turn + 0.8))
 
 
 def _draw_facial_hair(random: np.random.Generator, build: float, hair_style: str) -> str:
@@ -117,14 +121,14 @@ def _draw_shape(random: np.random.Generator, build: float) -> dict[str, float]:
     shape = dict(zip(SHAPE_NAMES, np.clip(random.standard_normal(len(SHAPE_NAMES)), -2.2, 2.2).tolist(), strict=True))
     pull = {"jaw_width": 0.8, "chin_width": 0.7, "brow_weight": 0.9, "neck_width": 0.9, "nose_width": 0.4,
             "upper_lip": -0.5, "lower_lip": -0.5, "eye_size": -0.6, "brow_height": -0.6, "cheekbone": 0.2}  # fmt: skip
-    return {name: 0.8 * value + pull.get(name, 0.0) * build for name, value in shape.items()}
+    return {name: 1.05 * value + pull.get(name, 0.0) * build for name, value in shape.items()}
 
 
 def draw_traits(index: int, seed: int) -> Traits:
     """Return the traits of person `index`; a function of (seed, index) alone."""
     random = rng(seed, "portrait-traits", index)
     build = float(random.uniform(-1.0, 1.0))
-    age = float(np.clip(20.0 + 55.0 * random.random() ** 1.25, 20.0, 78.0))
+    age = float(20.0 + 57.0 * random.random() ** 1.8)
     melanin = float(np.clip(random.beta(0.9, 1.2), 0.02, 0.98))
     hair_style = _draw_hair_style(random, age, build)
     hair_color, grey = _draw_hair_color(random, age, melanin)
@@ -145,7 +149,7 @@ def draw_traits(index: int, seed: int) -> Traits:
         earrings=bool(build < 0.0 and random.random() < 0.45),
         clothing=_choose(random, CLOTHING, (1.2, 0.9, 0.7, 1.1, 1.3, 0.6)),
         clothing_color=_choose(random, TINTS, (1.5, 1.2, 0.8, 0.7, 0.7, 0.7, 0.6, 1.2, 0.9, 0.5)),
-        background=_choose(random, BACKGROUNDS, (0.8, 1.3, 1.2, 1.0)),
+        background=_choose(random, BACKGROUNDS, (0.9, 1.5, 1.0, 1.0)),
         background_color=_choose(random, TINTS, (1.5, 1.3, 0.9, 0.8, 0.4, 0.7, 0.8, 0.4, 0.5, 0.3)),
         yaw=float(np.clip(9.0 * random.standard_normal(), -21.0, 21.0)),
         pitch=float(np.clip(4.0 * random.standard_normal(), -9.0, 9.0)),

@@ -1,0 +1,48 @@
+"""``prefrestore degrade``: make bad photographs of good ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from prefrestore.errors import UserError
+
+PATH = click.Path(path_type=Path)
+
+
+def _list(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Print the recipes and where they come from."""
+    if not wanted:
+        return
+    from prefrestore.data.recipes import recipes
+
+    for name, recipe in recipes().items():
+        click.echo(f"{name}: {recipe.source}")
+    context.exit()
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+@click.option("--recipe", default="pref_restore", show_default=True, help="how to degrade; see --recipes")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--severity", type=click.Choice(["any", "mild", "moderate", "severe"]), help="third of every range")
+@click.option("--force", is_flag=True, help="overwrite what stands in OUT")
+@click.option("--recipes", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="list recipes")
+def command(source: Path, target: Path, recipe: str, seed: int, severity: str | None, force: bool) -> None:
+    """Degrade the image IN, or all images of the folder IN, into OUT; beside each stands its record."""
+    from prefrestore.data.batch import Treatment, degrade_files, jobs_of
+    from prefrestore.data.recipes import recipe_named
+    from prefrestore.data.tables import Rejection
+    from prefrestore.runtime.progress import track
+
+    how = Treatment(recipe_named(recipe), seed, severity)  # type: ignore[arg-type]
+    jobs = jobs_of(source, target, force=force)
+    done = list(track(degrade_files(jobs, how), "degrade", total=len(jobs), unit="images"))
+    rejected = [row for row in done if isinstance(row, Rejection)]
+    for row in rejected:
+        click.echo(f"set aside: {row.name}: {row.reason}", err=True)
+    if len(rejected) == len(done):
+        raise UserError(f"{source}: no image could be read: give JPEG, PNG, WebP, TIFF or BMP files")
+    click.echo(f"{len(done) - len(rejected)} written to {target}, {len(rejected)} set aside")

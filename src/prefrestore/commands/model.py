@@ -1,0 +1,169 @@
+"""``prefrestore model``: registered versions, and which of them serves."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefrestore import artifacts, config, configfile
+from prefrestore.commands.report import aligned, rows
+from prefrestore.errors import UserError
+
+if TYPE_CHECKING:
+    from prefrestore.registry.audit import Decision
+    from prefrestore.registry.promotion import Desk
+
+CONFIG = click.option(
+    "--config", "file", type=click.Path(path_type=Path), default=Path("params.yaml"), help="configuration"
+)
+WHY = click.option("--why", required=True, help="reason, for the audit log")
+WHO = click.option("--who", help="who decides, for the audit log; the user's name by default")
+
+
+@click.group()
+def command() -> None:
+    """List versions, decide which one serves, go back."""
+
+
+def _desk(file: Path) -> Desk:
+    from prefrestore.registry.audit import Audit
+    from prefrestore.registry.promotion import Desk
+    from prefrestore.registry.versions import Registry
+
+    section = configfile.load_section(file, "publish", config.PublishConfig)
+    return Desk(Registry(section.registry), Audit(Path(section.store), section.model), section.model)
+
+
+def _decision(who: str | None, why: str) -> Decision:
+    from prefrestore.registry.audit import Decision
+
+    if not why.strip():
+        raise UserError("--why: is empty: say why, the audit log keeps it")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Decision(who or getpass.getuser(), now, why.strip())
+
+
+def _decided(desk: Desk, decide: Callable[[], Any]) -> None:
+    state = decide()
+    click.echo(f"{desk.model}: champion {state.champion or 'none'}, previous {state.previous or 'none'}")
+
+
+@command.command("list")
+@CONFIG
+def list_versions(file: Path) -> None:
+    """List all versions, oldest first."""
+    desk = _desk(file)
+    table = [["version", "release", "gate", "aliases"]]
+    for version in desk.registry.versions(desk.model):
+        gate = {"true": "passed"}.get(version.tags.get("gate.passed", ""), "none")
+        table.append([str(version.number), version.digest[:12], gate, ", ".join(version.aliases)])
+    for line in aligned(table) if table[1:] else [f"{desk.model}: no version is registered in {desk.registry.uri}"]:
+        click.echo(line)
+
+
+@command.command()
+@click.argument("number", type=int)
+@CONFIG
+def show(number: int, file: Path) -> None:
+    """Show where a version comes from, and check its release."""
+    from prefrestore.registry import release
+
+    desk = _desk(file)
+    version = desk.registry.get(desk.model, number)
+    click.echo(f"{desk.model} version {number}\naliases: {', '.join(version.aliases) or 'none'}")
+    for key, value in sorted(version.tags.items()):
+        click.echo(f"{key}: {value}")
+    release.verify(version.folder, version.digest)
+    click.echo(f"release: {version.folder} (every file as released)")
+
+
+@command.command()
+@click.argument("first", type=int)
+@click.argument("second", type=int)
+@CONFIG
+def diff(first: int, second: int, file: Path) -> None:
+    """Compare what two versions reached, each on the evaluation faces of its own run."""
+    desk = _desk(file)
+    folders = {f"version {number}": desk.registry.get(desk.model, number).folder for number in (first, second)}
+    columns = {
+        name: artifacts.read_json(folder / "metrics" / "metrics.json")["columns"]["policy"]
+        for name, folder in folders.items()
+    }
+    table = artifacts.read_json(folders[f"version {second}"] / "metrics" / "metric_table.json")
+    for line in aligned(list(rows(columns, table))):
+        click.echo(line)
+
+
+@command.command()
+@click.argument("number", type=int, required=False)
+@CONFIG
+def pin(number: int | None, file: Path) -> None:
+    """Write version NUMBER (the champion by default) into the configuration as what evaluations compare with."""
+    desk = _desk(file)
+    chosen = number if number is not None else desk.audit.state().champion
+    if chosen is None:
+        raise UserError(f"{desk.model}: there is no champion yet: promote a version, or name one")
+    version = desk.registry.get(desk.model, chosen)
+    values = {"registry": desk.registry.uri, "model": desk.model, "version": chosen, "digest": version.digest}
+    file.write_text(configfile.edited(file.read_text(encoding="utf-8"), "fetch_champion", values), encoding="utf-8")
+    click.echo(f"{file}: champion is {desk.model} version {chosen}, release {version.digest:.12}")
+
+
+@command.command()
+@click.argument("number", type=int)
+@WHY
+@WHO
+@click.option("--expect", type=int, help="champion you decide against; another one is an error")
+@click.option("--force", is_flag=True, help="without a passed gate; recorded")
+@CONFIG
+def promote(number: int, why: str, who: str | None, expect: int | None, force: bool, file: Path) -> None:  # noqa: PLR0913
+    """Make version NUMBER the champion."""
+    from prefrestore.registry import promotion
+
+    desk, decision = _desk(file), _decision(who, why)
+    _decided(desk, lambda: promotion.promote(desk, number, decision, expected=expect, force=force))
+
+
+@command.command()
+@WHY
+@WHO
+@CONFIG
+def rollback(why: str, who: str | None, file: Path) -> None:
+    """Go back to the previous champion."""
+    from prefrestore.registry import promotion
+
+    desk, decision = _desk(file), _decision(who, why)
+    _decided(desk, lambda: promotion.rollback(desk, decision))
+
+
+@command.command()
+@click.argument("number", type=int)
+@WHY
+@WHO
+@CONFIG
+def reject(number: int, why: str, who: str | None, file: Path) -> None:
+    """Record that version NUMBER is not wanted."""
+    from prefrestore.registry import promotion
+
+    desk, decision = _desk(file), _decision(who, why)
+    _decided(desk, lambda: promotion.reject(desk, number, decision))
+
+
+@command.command()
+@CONFIG
+def log(file: Path) -> None:
+    """Print the audit log."""
+    from prefrestore.registry.audit import Audit
+
+    section = configfile.load_section(file, "publish", config.PublishConfig)
+    for entry in Audit(Path(section.store), section.model).entries():
+        forced = " (forced)" if entry.forced else ""
+        decision = entry.decision
+        click.echo(
+            f"{entry.number}  {decision.when}  {decision.who}  {entry.action} {entry.version}{forced}: {decision.why}"
+        )

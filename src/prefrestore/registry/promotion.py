@@ -1,0 +1,135 @@
+"""Promotion, rollback and rejection: compare-and-set on the audit log, then aliases that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefrestore import artifacts
+from prefrestore.errors import UserError
+from prefrestore.registry import release
+from prefrestore.registry.audit import Action, Audit, Decision, Entry, State
+from prefrestore.registry.versions import Registry, Version
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where decisions about one model are made."""
+
+    registry: Registry
+    audit: Audit
+    model: str
+
+
+def promote(desk: Desk, number: int, decision: Decision, *, expected: int | None = None, force: bool = False) -> State:
+    """Make a version the champion; the champion until now becomes ``previous``.
+
+    Args:
+        desk: registry and audit log.
+        number: the version.
+        decision: who, when, why.
+        expected: the champion that the decision was made against; another one is an error. None: any.
+        force: promote without a passed gate; the audit log says so.
+
+    Raises:
+        UserError: the version is champion already, has no passed gate or a damaged release, or another decision came
+            first.
+    """
+    tip = desk.audit.tip()
+    state = tip[2]
+    version = desk.registry.get(desk.model, number)
+    if expected is not None and state.champion != expected:
+        found = state.champion or "none"
+        raise UserError(f"{desk.model}: champion is version {found}, not {expected}: it was promoted meanwhile")
+    if state.champion == number:
+        raise UserError(f"{desk.model}: version {number} is champion already")
+    if not force:
+        check_gate(version)
+    _decide(desk, tip, "promote", version, decision, State(number, state.champion), forced=force)
+    if number == _number(desk.registry.aliased(desk.model, CHALLENGER)):
+        desk.registry.set_alias(desk.model, CHALLENGER, None)
+    return settle(desk)
+
+
+def rollback(desk: Desk, decision: Decision) -> State:
+    """Exchange champion and previous.
+
+    Raises:
+        UserError: there is no previous version, its release is damaged, or another decision came first.
+    """
+    tip = desk.audit.tip()
+    state = tip[2]
+    if state.previous is None:
+        raise UserError(f"{desk.model}: there is no previous version to go back to")
+    version = desk.registry.get(desk.model, state.previous)
+    release.verify(version.folder, version.digest)
+    _decide(desk, tip, "rollback", version, decision, State(state.previous, state.champion))
+    return settle(desk)
+
+
+def reject(desk: Desk, number: int, decision: Decision) -> State:
+    """Record that a version is not wanted; it is challenger no more.
+
+    Raises:
+        UserError: it is the champion, or another decision came first.
+    """
+    tip = desk.audit.tip()
+    version = desk.registry.get(desk.model, number)
+    if tip[2].champion == number:
+        raise UserError(f"{desk.model}: version {number} is champion: roll back first")
+    _decide(desk, tip, "reject", version, decision, tip[2])
+    if number == _number(desk.registry.aliased(desk.model, CHALLENGER)):
+        desk.registry.set_alias(desk.model, CHALLENGER, None)
+    return settle(desk)
+
+
+def settle(desk: Desk) -> State:
+    """Bring the registry's aliases in line with the audit log and return the state.
+
+    A slower process may write an older state over a newer one; so each looks again after it has written.
+    """
+    state = desk.audit.state()
+    while True:
+        desk.registry.set_alias(desk.model, CHAMPION, state.champion)
+        desk.registry.set_alias(desk.model, PREVIOUS, state.previous)
+        newest = desk.audit.state()
+        if newest == state:
+            return state
+        state = newest
+
+
+def check_gate(version: Version) -> None:
+    """Check that the version's release is whole and that its own verdict says passed.
+
+    Raises:
+        UserError: says which does not hold.
+    """
+    name = f"{version.model} version {version.number}"
+    release.verify(version.folder, version.digest)
+    verdict = version.folder / "verdict" / "verdict.json"
+    if not verdict.is_file():
+        raise UserError(f"{name} has no verdict: evaluate it, or decide with --force")
+    if artifacts.read_json(verdict).get("passed") is not True:
+        raise UserError(f"{name} did not pass its gate: decide with --force if it must be")
+
+
+def _decide(  # noqa: PLR0913  one field of the entry each
+    desk: Desk,
+    tip: tuple[int, str, State],
+    action: Action,
+    version: Version,
+    decision: Decision,
+    state: State,
+    *,
+    forced: bool = False,
+) -> None:
+    verdict = version.tags.get("gate.digest", "")
+    number, before, _ = tip
+    desk.audit.append(
+        Entry(number + 1, action, version.number, version.digest, verdict, forced, decision, state, before)
+    )
+
+
+def _number(version: Version | None) -> int | None:
+    return version.number if version else None

@@ -1,0 +1,187 @@
+"""Reading S3: listing, and downloads that resume, verify what they got and never look whole when they are not.
+
+Credentials, region and endpoint are those of boto3's own environment variables and files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's own name
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ResponseStreamingError,
+)
+from urllib3.exceptions import HTTPError
+
+from prefrestore.errors import UserError
+
+SCHEME = "s3://"
+CHUNK_BYTES = 1 << 20
+CUTS_ALLOWED = 6
+PAUSE_SECONDS = 0.2
+CUT = (IncompleteReadError, ResponseStreamingError, HTTPClientError, HTTPError, ConnectionResetError)
+REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+MISSING = {"404", "NoSuchBucket", "NoSuchKey"}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An object in S3."""
+
+    bucket: str
+    key: str
+    size: int
+    etag: str
+
+    @property
+    def uri(self) -> str:
+        """Return its address."""
+        return f"{SCHEME}{self.bucket}/{self.key}"
+
+
+def cache_folder() -> Path:
+    """Return where unfinished downloads wait: PREFRESTORE_CACHE, or a folder in the user's cache."""
+    named = os.environ.get("PREFRESTORE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "prefrestore"
+
+
+def list_objects(uri: str) -> list[Remote]:
+    """Return the objects below an address, sorted by key.
+
+    Raises:
+        UserError: malformed address, no rights, no such bucket, no objects, or nobody answers.
+    """
+    bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
+    if not uri.startswith(SCHEME) or not bucket:
+        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
+    with _explained(uri):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [
+            Remote(bucket, row["Key"], row["Size"], row["ETag"]) for page in pages for row in page.get("Contents", ())
+        ]
+    if not found:
+        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
+    return sorted(found, key=lambda remote: remote.key)
+
+
+def read(remote: Remote) -> bytes:
+    """Return the content of a small object; errors as :func:`download`."""
+    path = download(remote)
+    try:
+        return path.read_bytes()
+    finally:
+        path.unlink()
+
+
+def download(remote: Remote) -> Path:
+    """Fetch an object into the cache, continuing where an earlier attempt stopped, and verify it.
+
+    Raises:
+        UserError: no rights, gone or changed meanwhile, cut too often, or the content is not what S3 promised.
+    """
+    name = hashlib.sha256(f"{remote.uri}\0{remote.etag}".encode()).hexdigest()
+    partial = cache_folder() / f"{name}.part"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if partial.exists() and partial.stat().st_size > remote.size:
+        partial.unlink()
+    with _explained(remote.uri):
+        _fill(remote, partial)
+        algorithm, expected = _promise(remote)
+    with partial.open("rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest() if expected else None
+    if expected and found != expected:
+        partial.unlink()
+        raise UserError(f"{remote.uri}: its {algorithm} is {found}, S3 promised {expected}: repeat, or upload it again")
+    return partial.replace(partial.with_suffix(Path(remote.key).suffix or ".bin"))
+
+
+def _fill(remote: Remote, partial: Path) -> None:
+    """Append to a partial file until it is complete; a cut connection is taken up again."""
+    cuts = 0
+    while (done := partial.stat().st_size if partial.exists() else 0) < remote.size or not partial.exists():
+        try:
+            _append(remote, partial, done)
+        except CUT as error:
+            cuts += 1
+            if cuts > CUTS_ALLOWED:
+                raise UserError(
+                    f"{remote.uri}: the connection was cut {cuts} times, last at byte {partial.stat().st_size} of "
+                    f"{remote.size} ({type(error).__name__}): repeat the command, it goes on from there"
+                ) from None
+            time.sleep(PAUSE_SECONDS * cuts)
+
+
+def _append(remote: Remote, partial: Path, done: int) -> None:
+    partial.touch()
+    if remote.size == 0:
+        return
+    answer = _client().get_object(
+        Bucket=remote.bucket, Key=remote.key, Range=f"bytes={done}-{remote.size - 1}", IfMatch=remote.etag
+    )
+    with partial.open("ab") as stream:
+        for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+            stream.write(chunk)
+    if partial.stat().st_size < remote.size:
+        raise IncompleteReadError(actual_bytes=partial.stat().st_size, expected_bytes=remote.size)
+
+
+def _promise(remote: Remote) -> tuple[str, str | None]:
+    """Return the digest that S3 states: ours in the metadata, or the MD5 that a simple upload has as its ETag."""
+    metadata = _client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
+    if "sha256" in metadata:
+        return "sha256", metadata["sha256"]
+    etag = remote.etag.strip('"')
+    return "md5", None if "-" in etag else etag
+
+
+@cache
+def _client() -> Any:
+    timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
+    return boto3.client("s3", config=timing)
+
+
+def forget_client() -> None:
+    """Drop the client, so that the next call sees changed credentials."""
+    _client.cache_clear()
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into one line for the user."""
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError):
+        raise UserError(f"{uri}: no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
+    except ClientError as error:
+        raise UserError(f"{uri}: {_reason(error)}") from None
+    except ConnectionError as error:
+        raise UserError(f"{uri}: S3 cannot be reached ({error}): check the network and AWS_ENDPOINT_URL") from None
+    except BotoCoreError as error:
+        raise UserError(f"{uri}: S3 cannot be read ({error}): check credentials, region and endpoint") from None
+
+
+def _reason(error: ClientError) -> str:
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    if code in REFUSED:
+        return f"S3 refuses these credentials ({code}): check the keys and their rights"
+    if code in MISSING:
+        return f"there is no such bucket or object ({code}): check the address"
+    if code in {"412", "PreconditionFailed"}:
+        return "the object changed while it was read: repeat the command"
+    return f"S3 answered {code}: try again later"

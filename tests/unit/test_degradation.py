@@ -1,0 +1,173 @@
+"""Recipes, records and their replay."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefrestore.data.degradation import degrade, degrade_small
+from prefrestore.data.kernels import kernel_of
+from prefrestore.data.operations import Blur, DegradationRecord, GaussianNoise, Jpeg, Resize
+from prefrestore.data.recipes import draw_record, recipe_named, recipes
+from prefrestore.errors import UserError
+
+NAMES = sorted(recipes())
+severities = st.sampled_from(["any", "mild", "moderate", "severe"])
+
+
+def face(height: int, width: int) -> np.ndarray:
+    generator = np.random.default_rng(7)
+    coarse = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@settings(max_examples=60)
+@given(
+    name=st.sampled_from(NAMES),
+    severity=severities,
+    height=st.integers(16, 96),
+    width=st.integers(16, 96),
+    seed=st.integers(0, 2**31),
+    sample=st.text(min_size=1, max_size=12),
+)
+def test_replaying_a_stored_record_gives_the_same_pixels(
+    name: str, severity: str, height: int, width: int, seed: int, sample: str
+) -> None:
+    hq = face(height, width)
+    record = draw_record(recipe_named(name), (height, width), seed, sample, severity)  # type: ignore[arg-type]
+    stored = DegradationRecord.from_json(record.to_json())
+    assert stored == record
+    once = degrade(hq, record)
+    assert once.shape == hq.shape
+    assert once.dtype == np.uint8
+    np.testing.assert_array_equal(degrade(hq.copy(), stored), once)
+
+
+@given(order=st.permutations(range(8)))
+@settings(max_examples=10)
+def test_draws_do_not_depend_on_order(order: list[int]) -> None:
+    recipe = recipe_named("realesrgan")
+    in_order = [draw_record(recipe, 64, 3, f"face-{index}") for index in range(8)]
+    shuffled = {index: draw_record(recipe, 64, 3, f"face-{index}") for index in order}
+    assert [shuffled[index] for index in range(8)] == in_order
+    assert len(set(in_order)) == 8
+
+
+@settings(max_examples=120)
+@given(
+    name=st.sampled_from(NAMES),
+    severity=severities,
+    height=st.integers(16, 1100),
+    width=st.integers(16, 1100),
+    sample=st.integers(0, 10**6),
+)
+def test_every_drawn_number_lies_in_its_stated_range(
+    name: str, severity: str, height: int, width: int, sample: int
+) -> None:
+    recipe = recipe_named(name)
+    bounds = recipe.bounds((height, width), severity)  # type: ignore[arg-type]
+    record = draw_record(recipe, (height, width), 0, str(sample), severity)  # type: ignore[arg-type]
+    for numbers in record.parameters():
+        for key, value in numbers.items():
+            low, high = bounds[key]
+            assert low - 1e-9 <= value <= high + 1e-9, key
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256, 512, 1024])
+def test_size_rule(size: int) -> None:
+    bounds = recipe_named("pref_restore").bounds((size, size))
+    ratio = size / 512
+    assert bounds["resize.width"] == (17, size)  # floor(512 / 30), whatever the size
+    assert bounds["blur.sigma_x"] == pytest.approx((ratio, 15 * ratio))
+    assert bounds["gaussian_noise.sigma"] == (0, 20)
+    assert bounds["jpeg.quality"] == (30, 90)
+    severe = recipe_named("pref_restore_severe").bounds((size, size))
+    assert severe["resize.width"][0] == min(size, 34)
+
+
+def test_robustness_levels_are_the_published_ones() -> None:
+    published = {
+        "mild": ((1, 5.67), (0, 6.67), (70, 90)),
+        "moderate": ((5.67, 10.33), (6.67, 13.33), (50, 70)),
+        "severe": ((10.33, 15), (13.33, 20), (30, 50)),
+    }
+    for level, (sigma, noise, quality) in published.items():
+        bounds = recipe_named(f"pref_restore_{level}").bounds((512, 512))
+        assert bounds["blur.sigma_x"] == pytest.approx(sigma, abs=0.01)
+        assert bounds["gaussian_noise.sigma"] == pytest.approx(noise, abs=0.01)
+        assert bounds["jpeg.quality"] == pytest.approx(quality, abs=1)
+        smallest, full = bounds["resize.width"]
+        assert smallest == math.floor(512 / sigma[1])
+        assert full == 512
+
+
+def reference_chain(hq: np.ndarray, record: DegradationRecord) -> np.ndarray:
+    """The published steps, written plainly: float in [0, 1], dense kernel, JPEG of 255 x, truncation."""
+    image = hq[:, :, ::-1].astype(np.float32) / 255
+    blur, small, noise, jpeg, full = record.operations
+    assert isinstance(blur, Blur)
+    assert isinstance(small, Resize)
+    assert isinstance(noise, GaussianNoise)
+    assert isinstance(jpeg, Jpeg)
+    assert isinstance(full, Resize)
+    image = cv2.filter2D(image, -1, kernel_of(blur))
+    image = cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_LINEAR)
+    field = np.random.Generator(np.random.PCG64(noise.seed)).standard_normal(image.shape, np.float32)
+    image = np.clip(image + field[:, :, ::-1] * noise.sigma / 255, 0, 1)
+    _, data = cv2.imencode(".jpg", np.rint(image * 255), [cv2.IMWRITE_JPEG_QUALITY, jpeg.quality])
+    image = np.float32(cv2.imdecode(data, cv2.IMREAD_COLOR)) / 255
+    image = cv2.resize(image, (full.width, full.height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(image * 255, 0, 255).astype(np.uint8)[:, :, ::-1]
+
+
+@pytest.mark.parametrize("sample", range(6))
+def test_pref_restore_is_the_published_chain(sample: int) -> None:
+    hq = face(256, 256)
+    record = draw_record(recipe_named("pref_restore"), 256, 1, str(sample))
+    difference = np.abs(degrade(hq, record).astype(int) - reference_chain(hq, record))
+    assert np.median(difference) == 0
+    assert (difference > 1).mean() < 0.02  # a level that rounds the other way before JPEG moves a block
+
+
+def test_small_image_is_the_one_before_the_last_resize() -> None:
+    hq = face(64, 64)
+    record = draw_record(recipe_named("codeformer"), 64, 0, "x")
+    small = degrade_small(hq, record)
+    target = next(operation for operation in record.operations if isinstance(operation, Resize))
+    assert small.shape == (target.height, target.width, 3)
+    restored = cv2.resize(small.astype(np.float32), (64, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(np.rint(restored).astype(np.uint8), degrade(hq, record))
+
+
+def test_severe_is_worse_than_mild() -> None:
+    hq = face(256, 256)
+    for name in ("pref_restore", "gfpgan", "codeformer", "lrpo", "realesrgan"):
+        errors = [
+            np.mean(
+                [
+                    np.abs(
+                        degrade(hq, draw_record(recipe_named(name), 256, 0, str(index), level)).astype(int) - hq
+                    ).mean()
+                    for index in range(12)
+                ]
+            )
+            for level in ("mild", "severe")
+        ]
+        assert errors[0] < errors[1], name
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(UserError, match="recipe 'blurry' is unknown: choose one of pref_restore"):
+        recipe_named("blurry")
+    with pytest.raises(ValueError, match="its record is for 64 x 64"):
+        degrade(face(32, 32), draw_record(recipe_named("lrpo"), 64, 0, "a"))
+
+
+def test_every_recipe_cites_its_source() -> None:
+    assert {"pref_restore", "gfpgan", "codeformer", "lrpo", "realesrgan"} <= set(NAMES)
+    assert all("arXiv" in recipe.source for recipe in recipes().values())
