@@ -90,12 +90,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a fresh temporary sibling of ``target`` and rename it into place if the block succeeds."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
+    """Give a fresh temporary sibling of ``target`` and rename it into place if the block succeeds.
+
+    Raises:
+        UserError: no folder can be made there.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}): choose another place") from None
     try:
         yield temporary
         if target.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import pkgutil
@@ -20,6 +21,10 @@ SILENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Libraries that would report usage over the network do not, unless the user says otherwise."""
+
+
+PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EROFS})
+"""What the system says where a place cannot be written: the user's to mend, not the program's."""
 
 
 class CommandFolder(click.Group):
@@ -57,6 +62,10 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
+    except OSError as error:
+        if error.errno not in PLACE_ERRORS:
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}: free space or rights there, or choose another place")
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -6,7 +6,7 @@ No field has a default: ``params.yaml`` says everything, so DVC and KFP see ever
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,10 +17,24 @@ Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
 
+class Circumstance:
+    """Marks a field that says where or by how many, not what is computed: it leaves no trace in results."""
+
+
+Workers = Annotated[int, Field(gt=0), Circumstance()]
+Address = Annotated[str, Circumstance()]
+
+
 class Section(BaseModel):
     """Base of every section: frozen, strict, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that decide what comes out, as JSON values: all but circumstances."""
+        fields = type(self).model_fields.items()
+        marked = {name for name, field in fields if any(isinstance(mark, Circumstance) for mark in field.metadata)}
+        return self.model_dump(mode="json", exclude=marked)
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -30,7 +44,7 @@ class IngestConfig(Section):
     """Where faces come from."""
 
     source: Literal["portraits", "folder", "parquet", "tar", "hf", "s3"] = Field(description="kind of source")
-    uri: str = Field(description="folder, file or address; empty for portraits")
+    uri: Address = Field(description="folder, file or address; empty for portraits")
     image_size: Positive = Field(description="side of the square faces, pixels")
     num_train: Count = Field(description="training faces to take (0: all there are)")
     num_eval: Count = Field(description="evaluation faces to take (0: all there are)")
@@ -42,7 +56,7 @@ class IngestConfig(Section):
     licence: str = Field(description="licence of the images where the source does not name one")
     shard_rows: Positive = Field(description="faces in one Parquet file: the unit of memory and of sharded work")
     seed: Count
-    workers: Positive = Field(description="processes")
+    workers: Workers = Field(description="processes")
 
 
 class DegradeConfig(Section):
@@ -54,7 +68,7 @@ class DegradeConfig(Section):
     shard_index: Count = Field(description="which part of the work to do, from 0")
     shard_count: Positive = Field(description="parts the work is cut into (1: all of it)")
     seed: Count
-    workers: Positive = Field(description="processes")
+    workers: Workers = Field(description="processes")
 
 
 class ValidateConfig(Section):
@@ -223,7 +237,7 @@ class TrainRewardConfig(Section):
     held_out: Share = Field(description="share of faces kept out for the accuracy figure")
     weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")
     measured: Positive = Field(description="candidates on which the composite's reference statistics are measured")
-    workers: Positive = Field(description="processes for face analysis")
+    workers: Workers = Field(description="processes for face analysis")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     seed: Count
 
@@ -278,7 +292,7 @@ class AlignConfig(Section):
     ema_decay: Share = Field(description="cap of the moving average's decay")
     guard: GuardConfig
     checkpoint_every: Positive = Field(description="optimizer steps between checkpoints")
-    workers: Positive = Field(description="processes for rewards that look at faces")
+    workers: Workers = Field(description="processes for rewards that look at faces")
     seed: Count
 
     @model_validator(mode="after")
@@ -298,7 +312,7 @@ class AlignConfig(Section):
 class FetchChampionConfig(Section):
     """The pinned champion; written by ``prefrestore model pin``."""
 
-    registry: str = Field(description="MLflow tracking URI")
+    registry: Address = Field(description="MLflow tracking URI")
     model: str
     version: Annotated[int, Field(gt=0)] | None
     digest: str | None
@@ -314,7 +328,7 @@ class EvaluateConfig(Section):
     confidence: Share = Field(description="confidence of the two-sided intervals")
     margins: Mapping[str, Weight] = Field(description="by metric: a loss up to this is 'not worse' (0 if not named)")
     faces_shown: Positive = Field(description="faces in the report's grid")
-    workers: Positive = Field(description="processes for face analysis")
+    workers: Workers = Field(description="processes for face analysis")
     seed: Count
 
 
@@ -339,8 +353,8 @@ class GateConfig(Section):
 class PublishConfig(Section):
     """Where releases go."""
 
-    registry: str = Field(description="MLflow tracking URI")
-    store: str = Field(description="release store, a folder")
+    registry: Address = Field(description="MLflow tracking URI")
+    store: Address = Field(description="release store, a folder")
     model: str
 
 

@@ -159,9 +159,7 @@ def execute(stage: Stage, section: Section, paths: Mapping[str, Path]) -> None:
         outputs = {name: stack.enter_context(artifacts.replacing(paths[name])) for name in stage.outputs}
         importlib.import_module(f"prefrestore.stages.{stage.name}").run(section, **inputs, **outputs)
         for name, folder in outputs.items():
-            artifacts.write_manifest(
-                folder, artifacts.Manifest(name, stage.name, section.model_dump(mode="json"), digests)
-            )
+            artifacts.write_manifest(folder, artifacts.Manifest(name, stage.name, section.identity(), digests))
     _write_run_record(stage, paths[stage.outputs[0]], time.monotonic() - started)
 
 

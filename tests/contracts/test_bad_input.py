@@ -101,6 +101,14 @@ def test_an_unfinished_and_a_wrong_and_an_older_artifact(params, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_where_none_can_be(params, tmp_path: Path, program) -> None:
+    file = _save(params, tmp_path)
+    done = program("stage", "fetch_champion", "--config", file, "--champion", "params.yaml/champion", cwd=tmp_path)
+    _is_one_line(done, "params.yaml", "choose another place")
+    done = program("stage", "fetch_champion", "--config", file, "--champion", "/proc/champion", cwd=tmp_path)
+    _is_one_line(done, "/proc/champion", "choose another place")
+
+
 def test_both_or_neither_source_of_configuration(params, tmp_path: Path, program) -> None:
     ports = ["--metrics", "m", "--verdict", "v"]
     _is_one_line(program("stage", "gate", *ports, cwd=tmp_path), "--config", "--section")

@@ -178,6 +178,14 @@ def test_no_field_has_a_default() -> None:
     assert [key for key, has_default in _leaves(config.Config) if has_default] == []
 
 
+def test_circumstances_are_no_part_of_what_a_section_says(repository: Path) -> None:
+    """Folders, addresses and process counts may change without anything being made again from it."""
+    active = configfile.load(repository / "presets" / "tiny.yaml")
+    for section in vars(active).values():
+        assert not {"workers", "uri", "registry", "store"} & set(section.identity())
+    assert set(active.align.model_dump()) - set(active.align.identity()) == {"workers"}
+
+
 @pytest.mark.parametrize("missing", ["align.kl_weight", "ingest.seed", "pretrain.step1.steps", "gate"])
 def test_a_missing_value_is_named(missing: str, repository: Path) -> None:
     values = yaml.safe_load((repository / "presets" / "tiny.yaml").read_text(encoding="utf-8"))

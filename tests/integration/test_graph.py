@@ -98,11 +98,12 @@ def finished(graph: Path, tmp_path: Path) -> Path:
 
 
 def test_every_artifact_is_finished_and_says_where_it_comes_from(graph: Path) -> None:
-    active = configfile.load(graph / "params.yaml").model_dump(mode="json", by_alias=True)
+    active = configfile.load(graph / "params.yaml")
+    sections = {type(section): section.identity() for section in vars(active).values()}
     for row in STAGES.values():
         for name in row.outputs:
             manifest = artifacts.read_manifest(graph / ARTIFACTS[name].path)
-            assert (manifest.artifact, manifest.stage, manifest.config) == (name, row.name, active[row.name])
+            assert (manifest.artifact, manifest.stage, manifest.config) == (name, row.name, sections[row.section])
             assert manifest.inputs == {port: artifacts.digest(graph / ARTIFACTS[port].path) for port in row.inputs}
 
 
@@ -188,6 +189,14 @@ def test_changed_images_of_a_folder_touch_ingest(finished: Path, tmp_path: Path)
     assert "ingest" not in _status(finished)
     (images / "two.png").write_bytes(b"two")
     assert "ingest" in _status(finished)
+
+
+def test_the_number_of_workers_leaves_no_trace(finished: Path) -> None:
+    values = yaml.safe_load((finished / "params.yaml").read_text(encoding="utf-8"))
+    values["ingest"]["workers"] = 1
+    values["degrade"]["workers"] = 3
+    (finished / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    assert _stages_run(_run(finished, "dvc", "repro")) == ["ingest", "degrade"]
 
 
 def test_two_clean_runs_give_equal_outputs(graph: Path, repository: Path, tmp_path: Path) -> None:

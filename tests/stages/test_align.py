@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_
 from prefrestore.errors import UserError
 from prefrestore.models.adapters import (
     KEY_PREFIX,
+    Role,
     add_roles,
     load_policy,
     policy_parameters,
@@ -34,10 +36,11 @@ from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward, Part
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rl.batches import judge
-from prefrestore.rl.guard import Guard, Watch
+from prefrestore.rl.guard import Guard, Look, Watch
+from prefrestore.rl.live import LiveView
 from prefrestore.rl.pool import ConditionCache, draw_pools, epoch_rows
 from prefrestore.rl.rollout import Restorer, collect, solver
-from prefrestore.rl.trainer import Aligned, Trainer, align
+from prefrestore.rl.trainer import Aligned, Surroundings, Trainer, align
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.sft.tokenizer import build_tokenizer
@@ -141,25 +144,30 @@ def run_align(
     add_roles(pipeline, config.lora, config.seed)
     restorer, held_out = restorers(pipeline, pairs, config)
     reward = composite(weight)
-    return align(restorer, reward, Guard(held_out, reward, config.guard, config.seed), config, checkpoints)
+    guard = Guard(held_out, reward, config.guard, config.seed)
+    return align(restorer, surroundings(reward, guard, held_out, checkpoints), config)
 
 
-def velocity(pipeline: PrefRestorePipeline, role: str) -> Tensor:
+def surroundings(reward: CompositeReward, guard: Guard, held_out: Restorer, checkpoints: Checkpoints) -> Surroundings:
+    return Surroundings(reward, guard, LiveView(checkpoints.folder, held_out.pool), checkpoints)
+
+
+def velocity(pipeline: PrefRestorePipeline, role: Role) -> Tensor:
     """The velocity of two fixed inputs under a role."""
     generator = torch.Generator().manual_seed(1)
     x_t = torch.randn(2, *pipeline.latent_shape, generator=generator)
     lq = torch.rand(2, 3, SIZE, SIZE, generator=generator)
     condition = pipeline.encode_condition(lq, ["", ""])
-    with torch.no_grad(), using_role(pipeline, role):  # type: ignore[arg-type]
+    with torch.no_grad(), using_role(pipeline, role):
         return pipeline.velocity(x_t, torch.tensor([0.9, 0.3]), condition)
 
 
-def shake(pipeline: PrefRestorePipeline, role: str) -> None:
+def shake(pipeline: PrefRestorePipeline, role: Role) -> None:
     generator = torch.Generator().manual_seed(2)
-    weights = role_tensors(pipeline, role)  # type: ignore[arg-type]
+    weights = role_tensors(pipeline, role)
     set_role(
         pipeline,
-        role,  # type: ignore[arg-type]
+        role,
         {name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in weights.items()},
     )
 
@@ -182,7 +190,7 @@ def test_only_the_policy_is_trainable_and_switching_does_not_change_that(pipelin
     expected = {name for name, _ in pipeline.generator.named_parameters() if ".policy." in name}
     assert len(expected) == len(policy_parameters(pipeline)) == 2 * 8 * 2
     for role in ("old", "ref", "ema", "policy"):
-        with using_role(pipeline, role):  # type: ignore[arg-type]
+        with using_role(pipeline, role):
             assert trainable() == {f"generator.{name}" for name in expected}
     assert trainable() == {f"generator.{name}" for name in expected}
 
@@ -312,11 +320,10 @@ class FallingGuard(Guard):
 
     looks = 0
 
-    def measure(self, role: str) -> dict[str, float]:  # type: ignore[override]
-        if role == "ref":
-            return {"reward_total": 0.0, "sharpness": 0.5}
-        self.looks += 1
-        return {"reward_total": float(self.looks), "sharpness": 0.5 - 0.1 * self.looks}
+    def measure(self, role: Role) -> Look:
+        self.looks += role != "ref"
+        values = {"reward_total": float(self.looks), "sharpness": 0.5 - 0.1 * self.looks}
+        return Look(values, torch.zeros(2, 3, SIZE, SIZE))
 
 
 def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
@@ -329,7 +336,8 @@ def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
     restorer, held_out = restorers(pipeline, pairs, config)
     watching = FallingGuard(held_out, composite(), config.guard, 0)
     checkpoints = Checkpoints("align", config, {}, tmp_path)
-    aligned = align(restorer, composite(), watching, config, checkpoints)
+    around = surroundings(composite(), watching, held_out, checkpoints)
+    aligned = align(restorer, around, config)
     assert len(aligned.history) == 2
     assert "sharpness" in aligned.watch.stopped
     assert aligned.watch.best_epoch == 0
@@ -337,7 +345,10 @@ def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
     set_role(pipeline, "policy", aligned.tensors)
     assert torch.equal(velocity(pipeline, "policy"), before)
     # repeating an ended run gives the same at once
-    assert align(restorer, composite(), watching, config, checkpoints).history == aligned.history
+    assert align(restorer, around, config).history == aligned.history
+    strip = Image.open(checkpoints.folder / "live" / "faces.png")
+    assert strip.size == (5 * SIZE, 2 * SIZE)
+    assert (checkpoints.folder / "live" / "curves.png").stat().st_size > 10_000
 
 
 @pytest.fixture

@@ -131,7 +131,8 @@ def test_pref_restore_is_the_published_chain(sample: int) -> None:
     record = draw_record(recipe_named("pref_restore"), 256, 1, str(sample))
     difference = np.abs(degrade(hq, record).astype(int) - reference_chain(hq, record))
     assert np.median(difference) == 0
-    assert (difference > 1).mean() < 0.02  # a level that rounds the other way before JPEG moves a block
+    assert difference.mean() < 0.25  # a level that rounds the other way before JPEG moves a block a little
+    assert (difference > 4).mean() < 0.01
 
 
 def test_small_image_is_the_one_before_the_last_resize() -> None:
@@ -144,21 +145,15 @@ def test_small_image_is_the_one_before_the_last_resize() -> None:
     np.testing.assert_array_equal(np.rint(restored).astype(np.uint8), degrade(hq, record))
 
 
-def test_severe_is_worse_than_mild() -> None:
+@pytest.mark.parametrize("name", ["pref_restore", "gfpgan", "codeformer", "lrpo", "realesrgan"])
+def test_severe_is_worse_than_mild(name: str) -> None:
     hq = face(256, 256)
-    for name in ("pref_restore", "gfpgan", "codeformer", "lrpo", "realesrgan"):
-        errors = [
-            np.mean(
-                [
-                    np.abs(
-                        degrade(hq, draw_record(recipe_named(name), 256, 0, str(index), level)).astype(int) - hq
-                    ).mean()
-                    for index in range(12)
-                ]
-            )
-            for level in ("mild", "severe")
-        ]
-        assert errors[0] < errors[1], name
+
+    def error(level: str) -> float:
+        records = [draw_record(recipe_named(name), 256, 0, str(index), level) for index in range(12)]  # type: ignore[arg-type]
+        return float(np.mean([np.abs(degrade(hq, record).astype(int) - hq).mean() for record in records]))
+
+    assert error("mild") < error("severe")
 
 
 def test_mistakes_are_told() -> None:

@@ -20,9 +20,8 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     """High contrast at all scales: the hardest case."""
     random = np.random.default_rng(seed)
     coarse = cv2.resize(random.integers(0, 2, (6, 6, 3)).astype(np.uint8) * 255, (width, height))
-    return np.where(
-        random.random((height, width, 1)) < 0.3, random.integers(0, 2, (height, width, 3)) * 255, coarse
-    ).astype(np.uint8)
+    specks = random.integers(0, 2, (height, width, 3)) * 255
+    return np.where(random.random((height, width, 1)) < 0.3, specks, coarse).astype(np.uint8)
 
 
 def plain(image: np.ndarray, kernel: np.ndarray, target: Resize) -> np.ndarray:

@@ -68,7 +68,7 @@ def _normalise(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _patches(picture: np.ndarray) -> np.ndarray:
-    """Cut [H, W] into 16 patches [16, h, w]; what does not divide by four is left out at the right and at the bottom."""
+    """Cut [H, W] into 16 patches [16, h, w]; what does not divide by four is left out."""
     height, width = (side // PATCHES for side in picture.shape)
     whole = picture[: height * PATCHES, : width * PATCHES]
     return whole.reshape(PATCHES, height, PATCHES, width).swapaxes(1, 2).reshape(-1, height, width)

@@ -44,6 +44,14 @@ class Watch:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one look gives: means over faces and seeds, and one restoration [N, 3, H, W] of each face."""
+
+    values: Mapping[str, float]
+    images: Tensor
+
+
 class Guard:
     """Measures a role on the held-out faces, always with the same noise, and judges it against the base."""
 
@@ -54,8 +62,8 @@ class Guard:
         self._seed = seed
         self._watched = (IdentityReward(reward.reader), StructureReward(), SharpnessReward())
 
-    def measure(self, role: Role) -> dict[str, float]:
-        """Return means over faces and seeds: reward_total, identity, structure, sharpness, psnr (dB), and spread.
+    def measure(self, role: Role) -> Look:
+        """Return reward_total, identity, structure, sharpness, psnr (dB), and spread of a role.
 
         What could not be judged on any face is left out.
         """
@@ -70,17 +78,16 @@ class Guard:
         values["spread"] = torch.tensor([spread(group) for group in images.split(samples)])
         if broken.any():
             # a policy that diverges is below every margin
-            return dict.fromkeys(values, -math.inf)
+            return Look(dict.fromkeys(values, -math.inf), images[::samples])
         means = {name: float(value.double().nanmean()) for name, value in values.items()}
-        return {name: value for name, value in means.items() if not math.isnan(value)}
+        return Look({name: value for name, value in means.items() if not math.isnan(value)}, images[::samples])
 
-    def start(self) -> Watch:
-        """Measure the base.
+    def start(self, base: Mapping[str, float]) -> Watch:
+        """Begin with the base's measures.
 
         Raises:
             UserError: it diverges, or its faces cannot be judged at all.
         """
-        base = self.measure("ref")
         if not math.isfinite(base.get("reward_total", math.nan)):
             raise UserError(
                 "align: the base's restorations of the held-out faces cannot be judged: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -56,19 +57,34 @@ class Restorer:
 def collect(
     restorer: Restorer, reward: CompositeReward, config: AlignConfig, epoch: int, rows: Sequence[int]
 ) -> Rollout:
-    """Sample and judge one epoch's groups: a pure function of the old policy, the rows and the epoch."""
-    pool, size = restorer.pool, config.group_size
-    samples = [(row, member) for row in rows for member in range(size)]
-    seeds = [derive("rollout", config.seed, epoch, pool.ids[row], member) for row, member in samples]
-    x0, broken = without_broken(restorer.latents("old", [row for row, _ in samples], seeds))
+    """Sample and judge one epoch's groups: a pure function of the old policy, the rows and the epoch.
+
+    A thread judges the groups just sampled while the next are sampled.
+    """
+    together = max(1, config.batch_size // config.group_size)
+    judging: list[Future[list[RolloutGroup]]] = []
+    with ThreadPoolExecutor(1) as judge:
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            samples = [(row, member) for row in part for member in range(config.group_size)]
+            seeds = [derive("rollout", config.seed, epoch, restorer.pool.ids[row], member) for row, member in samples]
+            latents = restorer.latents("old", [row for row, _ in samples], seeds)
+            judging.append(judge.submit(_judge, restorer, reward, part, latents))
+        return Rollout(tuple(group for future in judging for group in future.result()))
+
+
+def _judge(restorer: Restorer, reward: CompositeReward, rows: Sequence[int], latents: Tensor) -> list[RolloutGroup]:
+    pool, size = restorer.pool, len(latents) // len(rows)
+    x0, broken = without_broken(latents)
     images = restorer.images(x0)
-    judged = known_parts(reward.parts(images, pool.references([row for row, _ in samples])), broken.cpu())
+    references = pool.references([row for row in rows for _ in range(size)])
+    judged = known_parts(reward.parts(images, references), broken.cpu())
     groups = []
     for place, row in enumerate(rows):
         part = slice(place * size, (place + 1) * size)
         parts = {name: values[part] for name, values in judged.items()}
         groups.append(RolloutGroup(pool.ids[row], row, x0[part], parts, spread(images[part])))
-    return Rollout(tuple(groups))
+    return groups
 
 
 def without_broken(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from prefrestore.models.adapters import (
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.rl.batches import judge, put_noise, update_rows
 from prefrestore.rl.guard import Guard, Watch
+from prefrestore.rl.live import LiveView
 from prefrestore.rl.nft_loss import deviation, nft_loss, normalised_error, total_loss
 from prefrestore.rl.pool import epoch_rows
 from prefrestore.rl.rollout import Restorer, collect
@@ -144,19 +145,20 @@ class Trainer:
         for name, value in role_tensors(self.pipeline, role).items():
             value.lerp_(policy[name], 1 - decay)
 
-    def end_epoch(self, row: Mapping[str, float], guard: Guard) -> None:
+    def end_epoch(self, row: Mapping[str, float], guard: Guard, live: LiveView) -> None:
         """Move the old policy, look at the held-out faces when it is time, write the epoch's row."""
         decay = old_decay(self.config.old_decay, self.step)
         self._follow("old", decay)
-        looked: dict[str, float] = {}
-        if guard.due(self.epoch, self.config.epochs):
-            looked = guard.measure("ema")
-            self.watch = guard.judge(self.watch, looked, self.epoch)
+        look = guard.measure("ema") if guard.due(self.epoch, self.config.epochs) else None
+        if look:
+            self.watch = guard.judge(self.watch, look.values, self.epoch)
             if self.watch.best_epoch == self.epoch:
                 self.best = self._copy("ema")
-        told = {**row, **_means(self.terms), "old_decay": decay, **_named("held_out", looked)}
+        told = {**row, **_means(self.terms), "old_decay": decay, **_named("held_out", look.values if look else {})}
         self.history.append({"step": self.epoch, **{name: v for name, v in told.items() if math.isfinite(v)}})
         self.terms = []
+        if look:
+            live.show(self.history, look.images, self.epoch)
 
     def _copy(self, role: Role) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in role_tensors(self.pipeline, role).items()}
@@ -180,38 +182,50 @@ class Trainer:
         self.watch = Watch(**saved.state["watch"])
 
 
-def align(
-    restorer: Restorer, reward: CompositeReward, guard: Guard, config: AlignConfig, checkpoints: Checkpoints
-) -> Aligned:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run looks at besides its own state: the reward, the guard, the live view, the checkpoints."""
+
+    reward: CompositeReward
+    guard: Guard
+    live: LiveView
+    checkpoints: Checkpoints
+
+
+def align(restorer: Restorer, around: Surroundings, config: AlignConfig) -> Aligned:
     """Train the policy, from the newest checkpoint on if there is one; the pipeline must carry its roles.
 
     Raises:
-        UserError: there are fewer LQ images than groups.
+        UserError: there are fewer LQ images than groups, or the base cannot be judged.
     """
-    saved = checkpoints.latest()
-    trainer = Trainer(restorer, config, Watch(**saved.state["watch"]) if saved else guard.start())
+    saved = around.checkpoints.latest()
     if saved:
+        trainer = Trainer(restorer, config, Watch(**saved.state["watch"]))
         trainer.resume(saved)
+    else:
+        base = around.guard.measure("ref")
+        trainer = Trainer(restorer, config, around.guard.start(base.values))
+        around.live.show([], base.images, 0)
     epochs = range(trainer.epoch, config.epochs)
     for epoch in track(epochs, "align", total=config.epochs, initial=trainer.epoch, unit="epoch"):
         if trainer.watch.stopped:
             break
-        train_epoch(trainer, reward, guard, checkpoints, epoch)
+        train_epoch(trainer, around, epoch)
     return Aligned(trainer.best, thin(trainer.history), trainer.watch)
 
 
-def train_epoch(trainer: Trainer, reward: CompositeReward, guard: Guard, checkpoints: Checkpoints, epoch: int) -> None:
+def train_epoch(trainer: Trainer, around: Surroundings, epoch: int) -> None:
     """Draw and judge an epoch's rollout, and take those of its updates that were not taken before."""
     config = trainer.config
     rows = epoch_rows(len(trainer.restorer.pool), config.groups, config.seed, epoch)
-    judged = judge(collect(trainer.restorer, reward, config, epoch, rows), reward, config)
+    judged = judge(collect(trainer.restorer, around.reward, config, epoch, rows), around.reward, config)
     for number in range(trainer.step % config.updates, config.updates):
         trainer.update(judged.batch, epoch, number)
         last = number + 1 == config.updates
         if last:
-            trainer.end_epoch(judged.row, guard)
+            trainer.end_epoch(judged.row, around.guard, around.live)
         if trainer.step % config.checkpoint_every == 0 or (last and epoch + 1 == config.epochs):
-            checkpoints.save(trainer.checkpoint())
+            around.checkpoints.save(trainer.checkpoint())
 
 
 def thin(history: History) -> History:

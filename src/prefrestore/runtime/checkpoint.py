@@ -39,7 +39,7 @@ def fingerprint(name: str, config: Section, inputs: Mapping[str, Path]) -> str:
         code.update(f"{source.relative_to(package).as_posix()}\0{artifacts.file_digest(source)}\n".encode())
     whole = {
         "name": name,
-        "config": config.model_dump(mode="json"),
+        "config": config.identity(),
         "inputs": {key: artifacts.digest(path) for key, path in inputs.items()},
         "code": code.hexdigest(),
     }

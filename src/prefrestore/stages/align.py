@@ -12,9 +12,10 @@ from prefrestore.models.adapters import add_roles, save_policy
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import load_reward
 from prefrestore.rl.guard import Guard
+from prefrestore.rl.live import LiveView
 from prefrestore.rl.pool import ConditionCache, draw_pools
 from prefrestore.rl.rollout import Restorer, solver
-from prefrestore.rl.trainer import align
+from prefrestore.rl.trainer import Surroundings, align
 from prefrestore.rl.types import FacePool
 from prefrestore.runtime.checkpoint import Checkpoints
 
@@ -31,7 +32,8 @@ def run(config: AlignConfig, *, pairs: Path, base: Path, reward: Path, policy: P
 
     with load_reward(reward, config.workers) as scorer:
         guard = Guard(restorer(pools[1]), scorer, config.guard, config.seed)
-        aligned = align(restorer(pools[0]), scorer, guard, config, checkpoints)
+        live = LiveView(checkpoints.folder, pools[1])
+        aligned = align(restorer(pools[0]), Surroundings(scorer, guard, live, checkpoints), config)
     save_policy(policy, aligned.tensors, config.lora, artifacts.digest(base))
     artifacts.write_json(policy / "history.json", aligned.history)
     artifacts.write_json(policy / "guard.json", asdict(aligned.watch))
