@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from skimage import data
 
-from prefrestore import artifacts, config
+from prefrestore import artifacts, configfile
+from prefrestore.config import EvaluateConfig
 from prefrestore.data.degradation import degrade
 from prefrestore.data.pairs import PairSet
 from prefrestore.data.recipes import draw_record, recipe_named
@@ -77,7 +78,7 @@ def metric_rates(pairs: PairSet) -> dict[str, float]:
 
 def whole_evaluation(pairs: PairSet, preset: Path, workers: int) -> dict[str, float]:
     """Return the seconds of measuring and reporting all columns; drawing samples is not part of it."""
-    section = replace_workers(config.load(preset).evaluate, workers)
+    section = replace_workers(configfile.load(preset).evaluate, workers)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 12, (SAMPLES, *pairs.hq.shape))
     base, policy = (np.clip(pairs.hq + scale * noise, 0, 255).astype(np.uint8) for scale in (1.0, 0.7))
@@ -94,7 +95,7 @@ def whole_evaluation(pairs: PairSet, preset: Path, workers: int) -> dict[str, fl
     return {"measure": measured - started, "report": time.perf_counter() - measured}
 
 
-def replace_workers(section: config.EvaluateConfig, workers: int) -> config.EvaluateConfig:
+def replace_workers(section: EvaluateConfig, workers: int) -> EvaluateConfig:
     """Return the section with another number of processes."""
     return section.model_copy(update={"workers": workers})
 

@@ -174,11 +174,12 @@ def _input_digest(stage: Stage, name: str, path: Path) -> str:
 
 def _write_run_record(stage: Stage, output: Path, seconds: float) -> None:
     """Write what is volatile beside the output, where no hash sees it."""
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     record = {
         "stage": stage.name,
         "wall_seconds": round(seconds, 3),
-        "peak_memory_mib": round(max(peaks) / 1024, 1),
+        "processor_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages), 3),
+        "peak_memory_mib": round(max(usage.ru_maxrss for usage in usages) / 1024, 1),
         "git_commit": git_commit(),
         "host": platform.node(),
         "processors": os.cpu_count(),

@@ -12,9 +12,10 @@ from PIL import Image
 from prefrestore.config import Config
 from prefrestore.configfile import load
 from prefrestore.data.pairs import PairSet
+from prefrestore.diffusion.sampler import Sampler
 from prefrestore.errors import UserError
 from prefrestore.models.codec import build_codec, can_start_linear, decode, encode, load_codec, start_linear
-from prefrestore.models.generator import build_generator
+from prefrestore.models.generator import LQ_ERROR, Generator, build_generator, linear_velocity
 from prefrestore.models.integrator import generate, positions, teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import RESTORE, Vocabulary, train_text_tokenizer
@@ -31,7 +32,7 @@ def faces(count: int) -> np.ndarray:
 
 
 def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float(-10 * (one - other).square().mean().log10())
+    return float(-10 * (one - other).detach().square().mean().log10())
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,10 @@ def pipeline(config: Config, images: torch.Tensor) -> PrefRestorePipeline:
         records=(),
         landmarks=np.full((12, 68, 2), np.nan, np.float32),
     )
-    return build_pipeline(config.pretrain, codec.eval(), tokenizer.eval(), pairs)
+    whole = build_pipeline(config.pretrain, codec.eval(), tokenizer.eval(), pairs)
+    # An untrained transformer adds nothing by design: let it, so that the tests see its whole path.
+    torch.nn.init.normal_(whole.generator.transformer.proj_out.weight, std=0.1)
+    return whole
 
 
 def test_codec_starts_as_a_linear_code(config: Config, images: torch.Tensor) -> None:
@@ -131,15 +135,38 @@ def test_text_reaches_the_queries(pipeline: PrefRestorePipeline, images: torch.T
     assert not torch.allclose(one, other, atol=1e-4)
 
 
-def test_spatial_path_starts_at_zero(config: Config) -> None:
-    """Weights published without our additions must load bit-true: at the start they change nothing."""
+def test_spatial_path_starts_at_zero() -> None:
+    """Weights published without our additions must load bit-true: before they are opened they change nothing."""
     torch.manual_seed(2)
-    generator = build_generator(config.pretrain.generator, 8, 8)
-    x_t, tokens = torch.randn(2, 8, 8, 8), torch.randn(2, 5, config.pretrain.generator.caption_size)
-    sigma = torch.tensor([0.3, 0.9])
+    generator = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64)
+    x_t, tokens, sigma = torch.randn(2, 8, 8, 8), torch.randn(2, 5, 64), torch.tensor([0.3, 0.9])
     one = generator(x_t, sigma, tokens, torch.randn(2, 8, 8, 8))
     other = generator(x_t, sigma, tokens, torch.zeros(2, 8, 8, 8))
     assert torch.equal(one, other)
+    plain = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64, spatial_path=False)
+    weights = generator.transformer.state_dict()
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"][:, :8]
+    plain.transformer.load_state_dict(weights)
+    assert torch.allclose(one, plain(x_t, sigma, tokens, x_t), atol=1e-6)
+
+
+def test_from_scratch_the_generator_is_the_gaussian_denoiser(config: Config) -> None:
+    """Before any training the sampler draws from N(LQ latent, spread): its ODE has that closed form."""
+    generator = build_generator(config.pretrain.generator, 8, 8)
+    noise, centre = torch.randn(4, 8, 8, 8), torch.randn(4, 8, 8, 8)
+    tokens = torch.randn(4, 5, config.pretrain.generator.caption_size)
+    found = Sampler(60)(lambda x_t, sigma: generator(x_t, sigma, tokens, centre).detach(), noise)
+    assert torch.allclose(found, centre + LQ_ERROR**0.5 * noise, atol=0.03)
+
+
+def test_linear_velocity_is_gaussian_conditioning() -> None:
+    x_t, centre, spread = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), torch.tensor([0.2, 1.5])[:, None, None]
+    sigma = torch.tensor([0.05, 0.5, 1.0])
+    level = sigma[:, None, None, None]
+    weight = (1 - level) * spread / ((1 - level) ** 2 * spread + level**2)
+    x0 = centre + weight * (x_t - (1 - level) * centre)
+    assert torch.allclose(linear_velocity(x_t, sigma, centre, spread), (x_t - x0) / level, atol=1e-4)
+    assert linear_velocity(x_t, torch.zeros(3), centre, spread).isfinite().all()
 
 
 def test_condition_tokens_are_a_set_to_the_generator(pipeline: PrefRestorePipeline, images: torch.Tensor) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline
 from diffusers.utils import BaseOutput
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from prefrestore.data.pairs import to_tensor, to_uint8
 from prefrestore.diffusion.sampler import Sampler
@@ -24,6 +26,10 @@ from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.seeding import torch_generator
+
+# Bars for loading weights end in a moment at any size that runs here, and fill a log with control characters.
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _flow_loss(
 
 
 _STEP1 = {
-    "all": ("integrator.", "connectors.", "generator."),
+    "all": ("integrator.", "connectors.", "generator.transformer."),
     "paper": (
         "integrator.",
         "connectors.diffusion_connector.",
@@ -156,7 +156,12 @@ _STEP2 = {
 }
 """Name prefixes of what each step trains; ``paper`` is the table of reference-method section 2."""
 
-_ZERO_STARTED = ("connectors.position_projection.", "generator.gain.", "generator.transformer.patch_embed.")
+_ZERO_STARTED = (
+    "connectors.position_projection.",
+    "generator.linear_gate",
+    "generator.log_spread",
+    "generator.transformer.patch_embed.",
+)
 """Our additions to the published model, trained in step 2 whatever the mode (a frozen zero would stay zero)."""
 
 

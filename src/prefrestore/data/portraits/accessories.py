@@ -34,11 +34,11 @@ def _candidates() -> dict[str, Floats]:
     outline = curve(mean_landmarks()[:17], 48)
     inside = np.array([cv2.pointPolygonTest(outline, (float(x), float(y)), True) > 3.0 for x, y in points])
     points = points[inside]
-    maps, _ = skin_maps()
+    _, maps, _ = skin_maps()
     texel = maps.shape[0] / 512.0
     here = maps[(points[:, 1] * texel).astype(int), (points[:, 0] * texel).astype(int)]
-    beard = points[random.random(len(points)) < here[:, 3] ** 2]
-    goatee = points[random.random(len(points)) < (here[:, 3] * here[:, 4])]
+    beard = points[random.random(len(points)) < here[:, 0] ** 2]
+    goatee = points[random.random(len(points)) < (here[:, 0] * here[:, 1])]
     along = random.random(1500)
     half = np.stack([np.interp(along, [0, 0.4, 1], [2, 30, 58]), np.interp(along, [0, 0.4, 1], [352, 354, 378])], axis=1)
     half += random.normal(0, 1, half.shape) * np.array([2.0, 4.0])

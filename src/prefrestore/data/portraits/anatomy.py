@@ -177,10 +177,10 @@ def _beard_region() -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return maps over the mean frame, [TEXELS/2, TEXELS/2, 4 or 5] and [2*TEXELS, 2*TEXELS, 3].
+def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return maps over the mean frame: of skin and of beards, [TEXELS/2, TEXELS/2, 3], of wrinkles, [2*TEXELS, .., 3].
 
-    Channels: redness, darkness, oil, beard, its middle (goatee); wrinkles of forehead, eyes and mouth.
+    Channels: redness, darkness, oil; beard, its middle (goatee), both; wrinkles of forehead, eyes and mouth.
     """
     texels = 2 * TEXELS
 
@@ -196,6 +196,8 @@ def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     mouth = spot(0, 400, 75, 66)
     beard *= 1.0 - 0.75 * spot(0, 416, 40, 4) * spot(0, 416, 30, 60)
     middle = np.clip(spot(0, 408, 40, 56) * 2.2 - 0.8, 0.0, 1.0)
-    soft = [redness, dark, oil, np.minimum(beard, 1.0), middle * np.minimum(1.0, mouth * 2)]
-    small, fine = (np.stack(channels, axis=-1).astype(np.float32) for channels in (soft, _wrinkles()))
-    return cv2.resize(small, (TEXELS // 2, TEXELS // 2), interpolation=cv2.INTER_AREA), fine
+    goatee = middle * np.minimum(1.0, mouth * 2)
+    beards = [np.minimum(beard, 1.0), goatee, np.minimum(beard, goatee)]
+    skin, hair, fine = (np.stack(group, axis=-1).astype(np.float32) for group in ([redness, dark, oil], beards, _wrinkles()))
+    small = (TEXELS // 2, TEXELS // 2)
+    return cv2.resize(skin, small, interpolation=cv2.INTER_AREA), cv2.resize(hair, small, interpolation=cv2.INTER_AREA), fine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
@@ -18,7 +19,6 @@ from prefrestore.runtime.seeding import rng
 
 
 _DARK = linear(26, 18, 16)
-_WATERLINE = linear(206, 150, 138) * np.float32(0.75)
 _SCLERA, _CARUNCLE, _AMBER = (linear(*color)[:, None, None] for color in ((226, 219, 214), (190, 116, 106), (120, 80, 40)))
 _EYE_PARTS = (slice(36, 42), slice(42, 48))
 _LID_ARCH = np.array([0.0, 1.0], np.float32) * (np.sin(np.linspace(0.25, 2.9, 24))[:, None] ** 0.7).astype(np.float32)
@@ -84,11 +84,11 @@ class Paper:
         np.multiply(self.planes, 1.0 - loss, out=self.planes)
 
 
-def paint_lips(albedo: Paper, head: Head, landmarks: Floats, random: np.random.Generator) -> Floats:
+def paint_lips(albedo: Paper, head: Head, outlines: Floats, random: np.random.Generator) -> Floats:
     """Paint the lips into the albedo and return their mask over the whole albedo, [h, w]."""
-    whole, paper = albedo.raster, albedo.window(landmarks[48:60], 8.0)
+    whole, paper = albedo.raster, albedo.window(outlines[:2].reshape(-1, 2), 8.0)
     raster = paper.raster
-    top, bottom, inner_top, inner_bottom = lip_outlines(landmarks)
+    top, bottom, inner_top, inner_bottom = outlines
     mask = raster.blur(raster.fill(_ring(top, inner_top), _ring(inner_bottom, bottom)), 1.2)
     skin = textures.skin_color(head.traits.melanin, 0.0)
     strength = random.uniform(0.2, 1.0)
@@ -109,35 +109,48 @@ def paint_nose(albedo: Paper, head: Head, landmarks: Floats) -> None:
     """Paint nostrils and the creases around the wings of the nose into the albedo."""
     paper = albedo.window(landmarks[30:36], 24.0)
     raster = paper.raster
+    lines = head.project(_mean_nostrils().reshape(-1, 2)).reshape(2, 44, 2)
+    shade = raster.blank()
+    raster.strokes(shade, lines[:, 20:], 2.4, 60)
+    cv2.fillPoly(shade, list(raster.fixed(lines[:, :20])), 215, cv2.LINE_AA, 4)
+    paper.darken(to_float(raster.smear(shade, 1.7)))
+
+
+@lru_cache(maxsize=1)
+def _mean_nostrils() -> Floats:
+    """Return per side the outline of the nostril (20 points) and the crease of the wing (24), [2, 44, 2]."""
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    holes, creases = [], raster.blank()
-    for sign in (-1, 1):
-        x, y = 7.6 * np.cos(turn), 3.6 * np.sin(turn)
-        ring = np.stack([MIDDLE + sign * (13.5 + 0.93 * x - 0.37 * y), 331.5 + 0.37 * x + 0.93 * y], axis=1)
-        holes.append(head.project(ring.astype(np.float32)))
-        wing = np.array([(33, 311), (38, 318), (37.5, 326), (32, 332)], np.float32)
-        wing[:, 0] = MIDDLE + sign * wing[:, 0]
-        raster.strokes(creases, [head.project(curve(wing))], 2.4, 150)
-    paper.darken(0.80 * raster.blur(raster.fill(*holes), 1.6))
-    paper.darken(0.30 * raster.blur(to_float(creases), 2.0))
+    x, y = 7.6 * np.cos(turn), 3.6 * np.sin(turn)
+    hole = np.stack([13.5 + 0.93 * x - 0.37 * y, 331.5 + 0.37 * x + 0.93 * y], axis=1)
+    wing = curve(np.array([(33, 311), (38, 318), (37.5, 326), (32, 332)], np.float32))
+    half = np.concatenate([hole, wing]).astype(np.float32)
+    sides = np.array([[-1.0, 1.0], [1.0, 1.0]], np.float32)[:, None]
+    return half * sides + np.array([MIDDLE, 0.0], np.float32)
 
 
-def _brow_strokes(brow: Floats, weight: float, random: np.random.Generator) -> Floats:
-    """Return hairs of one brow given from its inner to its outer end, [N, 3, 2]."""
-    count = 150
-    along = random.random(count)
-    line = curve(brow, 64)
-    center = line[(along * 63).astype(int)]
+def _brow_strokes(brows: Floats, weight: float, random: np.random.Generator) -> Floats:
+    """Return hairs of both brows, [N, 3, 2]; `brows` [2, 24, 2] are their lines from the inner to the outer end."""
+    count = 120
+    draw = random.random((4, 2, count), np.float32)
+    along = draw[0]
+    center = brows[np.arange(2)[:, None], (along * 23).astype(int)]
     taper = np.minimum(1.0, 0.6 + 1.6 * along) * smoothstep(1.12, 0.45, along)
-    across = random.uniform(-1.0, 1.0, count) * (5.2 + 1.9 * weight) * taper
-    sign = np.sign(brow[-1, 0] - brow[0, 0])
-    slant = np.interp(along, [0, 0.25, 0.6, 1], [70, 36, 10, -16])
-    lean = np.deg2rad(slant + random.normal(0, 9, count) - 3.0 * across)
-    length = np.interp(along, [0, 0.4, 1], [11, 14, 10]) * random.uniform(0.7, 1.15, count)
-    step = np.stack([sign * np.cos(lean), -np.sin(lean)], axis=1) * length[:, None]
-    root = center + np.stack([np.zeros(count), across + 2.5], axis=1) - 0.4 * step
-    bend = np.stack([np.zeros(count), 0.08 * length], axis=1)
-    return np.stack([root, root + 0.55 * step - bend, root + step], axis=1).astype(np.float32)
+    across = (2.0 * draw[1] - 1.0) * (5.2 + 1.9 * weight) * taper
+    slant = np.interp(along, [0, 0.25, 0.6, 1], [70, 36, 10, -16]).astype(np.float32)
+    lean = np.deg2rad(slant + 30.0 * (draw[2] - 0.5) - 3.0 * across)
+    length = (11.0 + 10.0 * along * (0.9 - along)) * (0.7 + 0.45 * draw[3])
+    side = np.array([[-1.0], [1.0]], np.float32)
+    step = np.stack([side * np.cos(lean), -np.sin(lean)], axis=-1) * length[..., None]
+    root = center - 0.4 * step
+    root[..., 1] += across + 2.5
+    middle = root + 0.55 * step
+    middle[..., 1] -= 0.08 * length
+    return np.stack([root, middle, root + step], axis=2).reshape(-1, 3, 2)
+
+
+@lru_cache(maxsize=1)
+def _brows() -> NDArray[np.float64]:
+    return _operator(((21, 20, 19, 18, 17), (22, 23, 24, 25, 26)))
 
 
 def paint_brows(albedo: Paper, head: Head, landmarks: Floats, random: np.random.Generator) -> None:
@@ -146,19 +159,20 @@ def paint_brows(albedo: Paper, head: Head, landmarks: Floats, random: np.random.
     raster = paper.raster
     color = textures.HAIR[traits.hair_color] * textures.BROW_SHADE[traits.hair_color]
     weight = float(np.clip(traits.shape["brow_weight"], -1.5, 1.8))
-    mask, shadow = raster.blank(), raster.blank()
-    for brow in (landmarks[17:22][::-1], landmarks[22:27]):
-        raster.strokes(shadow, [curve(brow)[:20] + np.array([0.0, 2.5], np.float32)], 8.0 + 2.5 * weight, 255)
-        raster.strokes(mask, _brow_strokes(brow, weight, random), 0.9, 240, 0.72)
-    soft = raster.blur(to_float(shadow), 3.4) * (0.55 + 0.13 * weight)
-    over(paper.planes, color, np.minimum(np.maximum(to_float(mask) * (0.80 + 0.1 * weight), soft), 0.95))
+    mask = raster.blank()
+    brows = (_brows() @ landmarks).astype(np.float32).reshape(2, 24, 2)
+    ground = 255 * (0.55 + 0.13 * weight)
+    raster.strokes(mask, brows[:, :20] + np.array([0.0, 2.5], np.float32), 8.0 + 2.5 * weight, ground)
+    mask = raster.smear(mask, 3.4)
+    raster.strokes(mask, _brow_strokes(brows, weight, random), 0.9, 200 + 22 * weight, 0.72)
+    over(paper.planes, color, to_float(mask))
 
 
 def _lashes(lids: Floats, length: float, random: np.random.Generator) -> Floats:
     """Return lashes along the two lids [2, 24, 2], [N, 3, 2]; they lean outward, and up where `length` is above 0."""
-    count = 26
-    along = np.linspace(0.06, 0.98, count, dtype=np.float32)
-    root = lids[:, (along * 23).round().astype(int)]
+    count = 24
+    along = np.linspace(0.04, 0.98, count, dtype=np.float32)
+    root = lids
     noise = random.standard_normal((2, 2, count), np.float32)
     outward = np.array([[-1.0], [1.0]], np.float32)
     outer = np.stack([1.0 - along, along])
@@ -226,28 +240,26 @@ def draw_eyes(canvas: Paper, head: Head, landmarks: Floats, scene: tuple[Lit, Li
     """Draw eyeballs, lids and lashes onto the lit head."""
     traits, paper, (lit, light) = head.traits, canvas.window(landmarks[36:48], 20.0), scene
     raster, lids = paper.raster, lid_curves(landmarks)
-    lashes, lines, crease, rims = (raster.blank() for _ in range(4))
     strength = 0.6 - 0.25 * min(max(traits.shape["brow_weight"], -1.4), 1.4)
     inside = paper.window(landmarks[36:48], 3.0)
     ball = _eyeballs(head, landmarks, lids, inside.raster, light) * _eye_glow(canvas, lit, landmarks)[:, None, None]
     over(inside.planes, ball.astype(np.float32), inside.raster.fill(*[_ring(upper, lower) for upper, lower in lids]))
-    raster.strokes(rims, lids[:, 1] + np.float32(0.4), 1.6, 200)
-    raster.strokes(lines, lids[:, 0], 2.2 + 1.2 * strength, 240)
-    raster.strokes(lines, [lids[0, 1, 1:-6], lids[1, 1, 6:-1]], 0.9, 90 + 60 * strength)
-    raster.strokes(lashes, _lashes(lids[:, 0], 5.0 + 2.5 * strength, random), 0.75, 225, 0.5)
-    raster.strokes(lashes, _lashes(lids[:, 1] + np.array([0.0, 1.5], np.float32), -3.4, random), 0.55, 110, 0.5)
+    dark = raster.blank()
     raise_by = (7.5 - 2.5 * smoothstep(40.0, 75.0, traits.age)) * _LID_ARCH
-    raster.strokes(crease, (lids[:, 0] - raise_by)[:, 1:-1], 2.0, 220)
-    over(paper.planes, _DARK, 0.5 * raster.blur(to_float(crease), 1.6))
-    over(paper.planes, _WATERLINE * np.float32(1.0 - 0.4 * traits.melanin), 0.35 * to_float(rims))
-    over(paper.planes, _DARK, 0.88 * raster.blur(to_float(lines), 0.8))
-    over(paper.planes, _DARK, np.float32(0.5 + 0.3 * strength) * to_float(lashes))
+    raster.strokes(dark, (lids[:, 0] - raise_by)[:, 1:-1], 2.6, 105)
+    dark = raster.smear(dark, 1.3)
+    raster.strokes(dark, lids[:, 0], 2.2 + 1.2 * strength, 225)
+    raster.strokes(dark, [lids[0, 1, 1:-6], lids[1, 1, 6:-1]], 0.9, 80 + 50 * strength)
+    dark = raster.smear(dark, 0.7)
+    raster.strokes(dark, _lashes(lids[:, 0], 5.0 + 2.5 * strength, random), 0.75, 150 + 60 * strength, 0.5)
+    raster.strokes(dark, _lashes(lids[:, 1] + np.array([0.0, 1.5], np.float32), -3.4, random), 0.55, 75, 0.5)
+    over(paper.planes, _DARK, to_float(dark))
 
 
-def draw_mouth(canvas: Paper, head: Head, landmarks: Floats, lit: Lit) -> None:
+def draw_mouth(canvas: Paper, head: Head, outlines: Floats, lit: Lit) -> None:
     """Draw what an open mouth shows, or the line between closed lips."""
-    paper = canvas.window(landmarks[48:68], 6.0)
-    raster, (_, _, top, bottom) = paper.raster, lip_outlines(landmarks)
+    paper = canvas.window(outlines.reshape(-1, 2), 6.0)
+    raster, (_, lower, top, bottom) = paper.raster, outlines
     seam = raster.blank()
     if GAP[head.traits.expression] < 4.0:
         raster.strokes(seam, [0.5 * (top + bottom)], 2.6, 255)
@@ -256,14 +268,14 @@ def draw_mouth(canvas: Paper, head: Head, landmarks: Floats, lit: Lit) -> None:
         return
     hole = raster.fill(_ring(top, bottom))
     over(paper.planes, linear(58, 18, 18), raster.blur(hole, 0.7))
-    row, column = canvas.raster.at(landmarks[57])
+    row, column = canvas.raster.at(lower[12])
     glow = 0.55 + 0.38 * np.clip(lit.diffuse[:, row, column], 0.3, 1.1)
-    _draw_teeth(paper, (top, hole), landmarks, glow, GAP[head.traits.expression])
+    _draw_teeth(paper, (top, hole), glow, GAP[head.traits.expression])
     raster.strokes(seam, [top], 2.4, 200)
     over(paper.planes, linear(50, 18, 16), 0.5 * raster.blur(to_float(seam), 1.2))
 
 
-def _draw_teeth(paper: Paper, opening: tuple[Floats, Floats], landmarks: Floats, glow: Floats, gap: float) -> None:
+def _draw_teeth(paper: Paper, opening: tuple[Floats, Floats], glow: Floats, gap: float) -> None:
     """Draw the upper teeth under the lip's edge, inside the mouth's mask; `opening` holds both."""
     raster, (top, hole) = paper.raster, opening
     along = np.linspace(0.0, 1.0, 24)[:, None]
@@ -274,7 +286,7 @@ def _draw_teeth(paper: Paper, opening: tuple[Floats, Floats], landmarks: Floats,
     at = (np.array([0.14, 0.2, 0.27, 0.345, 0.42, 0.5, 0.58, 0.655, 0.73, 0.8, 0.86]) * 23).round().astype(int)
     raster.strokes(gaps, np.stack([top[at], edge[at]], axis=1).astype(np.float32), 1.0, 110)
     x, _ = raster.axes()
-    middle, half = 0.5 * (landmarks[60, 0] + landmarks[64, 0]), 0.5 * (landmarks[64, 0] - landmarks[60, 0])
+    middle, half = 0.5 * (top[0, 0] + top[-1, 0]), 0.5 * (top[-1, 0] - top[0, 0])
     round_off = 1.0 - 0.62 * np.clip(np.abs(x - middle) / half, 0, 1) ** 2
     ivory = linear(238, 231, 218)[:, None, None] * glow[:, None, None] * round_off * (1.0 - 0.42 * to_float(gaps))
     over(paper.planes, ivory.astype(np.float32), teeth * np.float32(0.97))

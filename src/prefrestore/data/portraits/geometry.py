@@ -12,7 +12,7 @@ import numpy as np
 from prefrestore.data.portraits import anatomy
 from prefrestore.data.portraits.anatomy import FRAME, GRID, MIDDLE, TEXELS
 from prefrestore.data.portraits.raster import Floats, Raster
-from prefrestore.data.portraits.traits import Traits
+from prefrestore.data.portraits.traits import EXPRESSIONS, SHAPE_NAMES, Traits
 
 PIVOT = np.array([MIDDLE, 290.0, -70.0], np.float32)
 CAMERA_DISTANCE = 2400.0
@@ -170,19 +170,43 @@ def _express(points: Floats, expression: str) -> None:
     points[[31, 35], 0] += np.array([-2.0, 2.0]) * smile
 
 
+def _bend(points: Floats, shape: dict[str, float], age: float, expression: str) -> Floats:
+    """Return the control points [K, 2] bent by shape parameters, age in years and expression."""
+    bent = points.copy()
+    _shape_outline(bent, shape, age)
+    _shape_eyes(bent, shape, age)
+    _shape_nose_and_mouth(bent, shape, age)
+    _express(bent, expression)
+    return bent
+
+
+@lru_cache(maxsize=1)
+def _blend_shapes() -> Floats:
+    """Return what each shape parameter, old age and each expression alone do to the controls, [P, K * 2].
+
+    One matrix product with these replaces some hundred small steps a portrait; products of two parameters are lost.
+    """
+    mean, still = anatomy.control_points(), dict.fromkeys(SHAPE_NAMES, 0.0)
+    neutral = _bend(mean, still, 20.0, "neutral")
+    alone = [_bend(mean, {**still, name: 1.0}, 20.0, "neutral") - neutral for name in SHAPE_NAMES]
+    aged = _bend(mean, still, 80.0, "neutral") - neutral
+    faces = [_bend(mean, still, 20.0, name) - mean for name in EXPRESSIONS]
+    skewed = np.zeros((3, *mean.shape), np.float32)
+    skewed[0, :68, 1] = (mean[:68, 0] - MIDDLE) / 100.0
+    skewed[1, 48:68, 1] = (mean[48:68, 0] - MIDDLE) / 60.0
+    skewed[2, 27:36, 0] = 1.2
+    return np.concatenate([np.stack([*alone, aged, *faces]), skewed]).reshape(-1, mean.size).astype(np.float32)
+
+
 def shape_controls(traits: Traits, random: np.random.Generator) -> Floats:
     """Return the control points of one person with one expression, [K, 2]; a little asymmetric."""
-    points = anatomy.control_points().copy()
-    _shape_outline(points, traits.shape, traits.age)
-    _shape_eyes(points, traits.shape, traits.age)
-    _shape_nose_and_mouth(points, traits.shape, traits.age)
-    _express(points, traits.expression)
-    tilt = random.normal(0.0, 1.0, 3)
-    points[:68, 1] += ((points[:68, 0] - MIDDLE) / 100.0 * tilt[0]).astype(np.float32)
-    points[48:68, 1] += ((points[48:68, 0] - MIDDLE) / 60.0 * tilt[1]).astype(np.float32)
-    points[27:36, 0] += np.float32(1.2 * tilt[2])
-    points[-len(points) + 68 :] += random.normal(0.0, 1.0, (len(points) - 68, 2)).astype(np.float32)
-    return points.astype(np.float32)
+    mean = anatomy.control_points()
+    noise = random.standard_normal((len(mean) - 67, 2), np.float32)
+    weights = [*(traits.shape[name] for name in SHAPE_NAMES), smoothstep(40.0, 75.0, traits.age),
+               *(float(traits.expression == name) for name in EXPRESSIONS), *noise[-1], noise[0, 0]]  # fmt: skip
+    points = mean + (np.array(weights, np.float32) @ _blend_shapes()).reshape(mean.shape)
+    points[68:] += noise[:-1]
+    return points
 
 
 def part_weights(traits: Traits) -> Floats:
@@ -232,6 +256,13 @@ class Surface:
     depth: Floats
     coarse: Floats
     raster: Raster
+
+    def spread(self, maps: Floats) -> list[Floats]:
+        """Return the channels of a smooth map [T, T, C] of the mean frame at every pixel."""
+        at = self.coarse * np.float32(maps.shape[0] / FRAME) - np.float32(0.5)
+        cells = cv2.remap(maps, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        size = (self.raster.size, self.raster.size)
+        return [self.raster.of(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)) for plane in cv2.split(cells)]
 
 
 def _invert(head: Head) -> tuple[Floats, Floats]:

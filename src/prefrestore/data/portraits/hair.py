@@ -203,7 +203,8 @@ def _shading(wig: Wig) -> tuple[Floats, Floats]:
     facing = np.maximum((lx * nx + ly * ny + lz * nz + 0.25) / 1.25, 0.0)
     px, py, pz = wig.style.part if wig.style.curtain == 0.0 else (0.0, -1.0, 0.15)
     px = px * wig.side
-    hx, hy, hz = (light.direction + [0, 0, 1]) / np.linalg.norm(light.direction + [0, 0, 1])
+    half = light.direction + np.array([0.0, 0.0, 1.0], np.float32)
+    hx, hy, hz = half / np.linalg.norm(half)
     along = px * nx + py * ny + pz * nz
     tx, ty, tz = px - along * nx, py - along * ny, pz - along * nz
     slant = (hx * tx + hy * ty + hz * tz) ** 2 / (tx * tx + ty * ty + tz * tz + 1e-3)
@@ -264,16 +265,17 @@ def draw_back_hair(canvas: Floats, wig: Wig) -> None:
 def _edge_hairs(wig: Wig, hairline: Floats, outer: Floats) -> Floats:
     """Return short hairs that break up the hairline and the silhouette, [N, 3, 2]."""
     random, style = wig.random, wig.style
+    many = 110 if wig.raster.scale > 0.5 else 64
     length = 7.0 if style.cover < 0.95 or style.top < 10 else 11.0
     middle = wig.on_skull(np.zeros((1, 3), np.float32))[0]
-    picks = hairline[random.integers(0, len(hairline) - 1, 110)]
+    picks = hairline[random.integers(0, len(hairline) - 1, many)]
     inward = picks - (middle + np.array([0.0, 55.0], np.float32))
     inward *= (1.0 / np.sqrt((inward**2).sum(1)))[:, None]
-    size, jitter = 0.4 + 0.8 * random.random((110, 1), np.float32), random.standard_normal((110, 2), np.float32)
+    size, jitter = 0.4 + 0.8 * random.random((many, 1), np.float32), random.standard_normal((many, 2), np.float32)
     low = np.stack([picks - (0.7 * length) * inward * size + 2.0 * jitter, picks, picks + inward * 10.0], axis=1)
-    rim = outer[random.integers(0, len(outer) - 1, 90)]
+    rim = outer[random.integers(0, len(outer) - 1, many)]
     away = (rim - middle) * (1.0 / np.sqrt(((rim - middle) ** 2).sum(1)))[:, None]
-    turn, fly = random.random((2, 90, 1), np.float32)
+    turn, fly = random.random((2, many, 1), np.float32)
     along = away[:, ::-1] * np.array([-1.0, 1.0], np.float32) * np.where(turn < 0.5, -10.0, 10.0)
     out = away * (min(6.0, 1.5 + 0.16 * style.top) * (0.2 + 0.8 * fly))
     high = np.stack([rim - 3.0 * away, rim + 0.5 * out + 0.4 * along, rim + out + along], axis=1)
@@ -317,7 +319,7 @@ def _fringe(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
 
 def _curtains(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
     """Return coverage and strands of the hair that hangs beside the face."""
-    spread = np.concatenate([[0.0, 1.0], wig.random.random(150 if raster.scale > 0.5 else 100, np.float32)])
+    spread = np.concatenate([[0.0, 1.0], wig.random.random(150 if raster.scale > 0.5 else 72, np.float32)])
     paths = _curtain_paths(wig, spread.astype(np.float32))
     fills = [np.concatenate([side[0, :-2], side[1, -3::-1]]) for side in paths]
     strands = paths.reshape(-1, *paths.shape[2:])

@@ -98,6 +98,11 @@ class Raster:
         fixed = self.fixed(lines) if isinstance(lines, np.ndarray) else [self.fixed(line) for line in lines]
         cv2.polylines(target, list(fixed), False, float(value * faint), thickness, cv2.LINE_AA, _SHIFT)
 
+    def smear(self, mask: Bytes, radius: float) -> Bytes:
+        """Return a byte mask blurred by a small Gaussian of `radius` frame pixels."""
+        sigma = radius * self.scale
+        return mask if sigma < 0.3 else cv2.GaussianBlur(mask, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+
     def blur(self, image: Floats, radius: float) -> Floats:
         """Return `image` blurred by a Gaussian of `radius` frame pixels."""
         sigma = radius * self.scale

@@ -15,6 +15,7 @@ from prefrestore.data.portraits.skin import Light
 from prefrestore.data.portraits.traits import Traits
 
 _CELLS = 24
+_LINE = np.linspace(0.0, 1.0, _CELLS, dtype=np.float32)
 _GROUNDS = ((0.13, 0.19, 0.07), (0.09, 0.13, 0.06), (0.22, 0.20, 0.17), (0.30, 0.20, 0.11), (0.16, 0.18, 0.22))
 
 
@@ -51,13 +52,15 @@ def background(traits: Traits, raster: Raster, random: np.random.Generator) -> F
         cells = _outdoors(random) if traits.background == "outdoors" else _office(tint, random)
         cells = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in cells])
     else:
-        y, x = np.mgrid[0:_CELLS, 0:_CELLS] / (_CELLS - 1.0)
+        x, y = _LINE[None, :], _LINE[:, None]
         depth = 1.0 if traits.background == "gradient" else 0.25
         cx, cy = random.uniform(0.2, 0.8), random.uniform(0.1, 0.7)
         glow = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.25)
         cells = tint[:, None, None] * (1.0 + depth * (0.9 * glow - 0.55)) + 0.012
-    planes = [cv2.resize(plane.astype(np.float32), (raster.size,) * 2, interpolation=cv2.INTER_CUBIC) for plane in cells]
-    return np.maximum(np.stack(planes), 0.004)
+    picture = np.empty((3, raster.size, raster.size), np.float32)
+    for plane, target in zip(cells.astype(np.float32), picture, strict=True):
+        cv2.resize(plane, (raster.size, raster.size), dst=target, interpolation=cv2.INTER_CUBIC)
+    return np.maximum(picture, np.float32(0.004), out=picture)
 
 
 def torso_center(head: Head) -> float:
@@ -86,15 +89,9 @@ def draw_neck(canvas: Paper, head: Head, light: Light, chin: Floats) -> None:
     facing = light.direction[0] * across + light.direction[2] * np.sqrt(1.0 - across * across) - 0.15 * light.direction[1]
     shape = np.concatenate([chin, [[chin[16, 0], 200.0], [chin[0, 0], 200.0]]]).astype(np.float32)
     drop = np.array([-light.direction[0] * 26.0, 20.0 - 42.0 * light.direction[1]], np.float32)
-    shadow = raster.blur(raster.fill(shape + drop), 9.0 + 8.0 * light.softness)
-    near = raster.blur(raster.fill(shape + np.array([0.0, 6.0], np.float32)), 14.0)
-    cords = raster.blank()
-    for sign in (-1.0, 1.0):
-        cord = np.array([[center + sign * half * 0.92, 420], [center + sign * half * 0.6, 470], [center + sign * 16, 518]])
-        raster.strokes(cords, [curve(cord.astype(np.float32))], 9.0, 255)
-    cord_shade = raster.blur(to_float(cords), 7.0)
-    glow = light.dome[:, None, None] * (1.0 - 0.55 * near) + light.key[:, None, None] * (
-        np.maximum((facing + 0.15) / 1.15, 0.0) * (1.0 - 0.85 * shadow) * (0.82 + 0.25 * cord_shade) * (1.0 - 0.3 * near))
+    shadow = raster.blur(raster.fill(shape + drop), 10.0 + 8.0 * light.softness)
+    key = np.maximum((facing + 0.15) / 1.15, 0.0) * (1.0 - 0.88 * shadow) * np.float32(0.92)
+    glow = light.dome[:, None, None] * (1.0 - 0.5 * shadow) + light.key[:, None, None] * key
     skin = textures.skin_color(traits.melanin, traits.undertone) * np.array([0.96, 0.88, 0.86], np.float32)
     over(paper.planes, (skin[:, None, None] * glow).astype(np.float32), raster.fill(outline))
 
@@ -159,7 +156,8 @@ def draw_clothes(paper: Paper, head: Head, light: Light, random: np.random.Gener
     paper = paper.window(np.array([[0.0, 436.0], [FRAME, FRAME]]), 0.0)
     canvas, raster = paper.planes, paper.raster
     shoulders = raster.fill(_shoulders(center, half))
-    bare = raster.fill(_opening(traits.clothing, center, half))
+    opening = _opening(traits.clothing, center, half)
+    bare = raster.fill(opening)
     glow = _cloth_light(head, light, raster, center, random) * _weave(raster, random)
     middle = np.array([center, 0.0], np.float32)
     cloth = (color[:, None, None] * glow).astype(np.float32)
@@ -171,11 +169,9 @@ def draw_clothes(paper: Paper, head: Head, light: Light, random: np.random.Gener
         tube = np.array([(-half - 9, 440), (0, 458), (half + 9, 440), (half + 14, 500), (-half - 14, 500)], np.float32) + middle
         garment = np.maximum(garment, raster.fill(tube))
     edge = raster.blank()
-    line = _opening(traits.clothing, center, half)[:-2]
-    raster.strokes(edge, [line + np.array([0.0, 5.0], np.float32)], 10.0 if traits.clothing == "hoodie" else 6.0, 255)
-    over(canvas, np.zeros(3, np.float32), 0.35 * raster.blur(garment, 5.0) * bare)
-    over(canvas, cloth, garment)
-    canvas *= 1.0 - 0.30 * raster.blur(to_float(edge), 2.0) * garment
+    raster.strokes(edge, [opening[:-2] + np.array([0.0, 5.0], np.float32)], 10.0 if traits.clothing == "hoodie" else 6.0, 255)
+    canvas *= 1.0 - 0.35 * raster.blur(garment, 5.0) * bare
+    over(canvas, cloth * (1.0 - 0.30 * to_float(raster.smear(edge, 2.0))), garment)
 
 
 def _draw_shirt(canvas: Floats, cloth: Floats, glow: Floats, shoulders: Floats, place: tuple[float, Floats],
@@ -202,9 +198,13 @@ def _draw_shirt(canvas: Floats, cloth: Floats, glow: Floats, shoulders: Floats, 
 
 
 def finish(canvas: Floats, raster: Raster, size: int) -> NDArray[np.uint8]:
-    """Return the developed picture, uint8 RGB [size, size, 3]: vignette, highlight roll-off, gamma, area average."""
-    x, y = (axis / FRAME - 0.5 for axis in raster.axes())
-    exposed = canvas * (1.05 - 0.44 * (x * x + y * y)).astype(np.float32)
-    rolled = exposed * (1.0 + 0.16 * exposed) / (1.0 + 0.36 * exposed)
-    planes = [cv2.resize(np.sqrt(plane), (size, size), interpolation=cv2.INTER_AREA) for plane in rolled]
-    return np.clip(cv2.merge(planes) * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    """Return the developed picture, uint8 RGB [size, size, 3]: area average, vignette, highlight roll-off, gamma."""
+    small = cv2.merge([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in canvas])
+    x, y = (axis / FRAME - 0.5 for axis in Raster(size).axes())
+    small *= (1.05 - 0.44 * (x * x + y * y))[..., None]
+    bent = small * np.float32(0.36)
+    bent += 1.0
+    small *= np.float32(0.16) * small + 1.0
+    display = cv2.sqrt(small / bent)
+    display *= 255.0
+    return cv2.convertScaleAbs(display)

@@ -13,7 +13,7 @@ from prefrestore.data.portraits.geometry import Floats, Head, Surface, smoothste
 from prefrestore.data.portraits.raster import Raster, over, to_float
 from prefrestore.data.portraits.traits import Traits
 
-_MARCH = (5.0, 10.0, 17.0, 26.0, 38.0, 54.0)
+_MARCH = (6.0, 13.0, 23.0, 38.0, 56.0)
 _SHADOW_PIXEL = 4.0
 
 
@@ -57,8 +57,10 @@ def _cast_shadow(depth: Floats, light: Light, scale: float) -> Floats:
         shift = np.array([[1, 0, step * across[0]], [0, 1, step * across[1]]], np.float32)
         there = cv2.warpAffine(coarse, shift, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                                borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-        rise = (there - coarse - step * toward) * np.float32(1.0 / (2.5 + 0.35 * step * (0.4 + light.softness)))
-        np.maximum(blocked, rise, out=blocked)
+        there -= coarse
+        there -= step * toward
+        there *= np.float32(1.0 / (2.5 + 0.35 * step * (0.4 + light.softness)))
+        np.maximum(blocked, there, out=blocked)
     soft = cv2.GaussianBlur(np.minimum(blocked, 1.0), (0, 0), 0.9 + 1.6 * light.softness)
     return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
 
@@ -82,10 +84,10 @@ def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
     open_sky = _occlusion(depth, raster)
     sky = open_sky * (0.88 + 0.20 * gy * inverse)
     key = (1.0 - 0.72 * lost) * (0.4 + 0.6 * open_sky)
-    planes = []
-    for channel, wrap in enumerate((0.30, 0.18, 0.13)):
-        wrapped = np.maximum((facing + np.float32(wrap)) * np.float32(1.0 / (1.0 + wrap)), 0.0) * key
-        planes.append(light.dome[channel] * sky + light.key[channel] * wrapped)
+    red, other = (np.maximum((facing + np.float32(wrap)) * np.float32(1.0 / (1.0 + wrap)), 0.0) * key
+                  for wrap in (0.30, 0.15))  # fmt: skip
+    planes = [light.dome[channel] * sky + light.key[channel] * wrapped
+              for channel, wrapped in enumerate((red, other, other))]  # fmt: skip
     half = light.direction + np.array([0.0, 0.0, 1.0], np.float32)
     half /= np.linalg.norm(half)
     mirror = np.maximum((half[2] - half[0] * gx - half[1] * gy) * inverse, 0.0)
@@ -95,7 +97,7 @@ def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
 
 @dataclass(frozen=True)
 class SkinFields:
-    """Maps of the mean face as seen in the picture, each [S, S]."""
+    """Maps of the mean face as seen in the picture, each [h, w]; without facial hair `beard` and `goatee` mean nothing."""
 
     redness: Floats
     dark: Floats
@@ -107,20 +109,16 @@ class SkinFields:
 
 def skin_fields(surface: Surface, traits: Traits) -> SkinFields:
     """Return the skin maps at every pixel of `surface`; wrinkles are weighted by age and expression."""
-    soft_maps, wrinkle_maps = anatomy.skin_maps()
-    at = surface.coarse * np.float32(soft_maps.shape[0] / FRAME) - np.float32(0.5)
-    coarse = [cv2.remap(soft_maps[..., part], at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-              for part in (slice(0, 4), slice(4, 5))]  # fmt: skip
-    raster = surface.raster
-    soft = [raster.of(cv2.resize(plane, (raster.size,) * 2, interpolation=cv2.INTER_LINEAR))
-            for plane in (*cv2.split(coarse[0]), coarse[1])]  # fmt: skip
+    skin_maps, beard_maps, wrinkle_maps = anatomy.skin_maps()
+    soft = [surface.spread(skin_maps)] + ([surface.spread(beard_maps)] if traits.facial_hair != "none" else [])
     scale = np.float32(wrinkle_maps.shape[0] / FRAME)
     fine = cv2.remap(wrinkle_maps, surface.x * scale - 0.5, surface.y * scale - 0.5, cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
     age = float(smoothstep(34.0, 76.0, traits.age))
     smile = {"broad smile": 1.0, "slight smile": 0.5}.get(traits.expression, 0.0)
     weights = np.array([0.02 + 1.0 * age, 0.06 + 0.9 * age + 0.25 * smile, 0.04 + 0.7 * age + 0.4 * smile], np.float32)
-    return SkinFields(soft[0], soft[1], soft[2], soft[3], cv2.transform(fine, weights[None]), soft[4])
+    beard, goatee, _ = soft[-1]
+    return SkinFields(*soft[0], beard, cv2.transform(fine, weights[None]), goatee)
 
 
 def detailed_depth(surface: Surface, fields: SkinFields, traits: Traits, grain: Floats) -> Floats:

@@ -1,0 +1,162 @@
+"""Evaluate and gate on real, tiny, untrained networks: columns, files, repeatability, a champion, wrong sizes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from prefrestore import artifacts, configfile
+from prefrestore.data.pairing import Pairing, make_pairs, write_pairs
+from prefrestore.data.pairs import load_pairs, to_tensor
+from prefrestore.data.tables import COUNTS, FACE_SCHEMA, write_rows
+from prefrestore.errors import UserError
+from prefrestore.evaluation.columns import Sampling, all_columns, champion_columns
+from prefrestore.evaluation.table import PER_SAMPLE
+from prefrestore.faces.intake import portrait
+from prefrestore.models.adapters import add_roles, role_tensors, save_policy
+from prefrestore.models.baseline import RegressionUNet
+from prefrestore.models.codec import build_codec, start_linear
+from prefrestore.rewards.composite import COMPOSITE, Part
+from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
+from prefrestore.sft.pretrain import build_pipeline
+from prefrestore.sft.tokenizer import build_tokenizer
+from prefrestore.stages import evaluate, gate
+
+SIZE, FACES = 32, 4
+SAMPLING = Sampling(samples=2, steps=2, batch_size=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def inputs(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every artifact that evaluate reads, made in seconds."""
+    root = tmp_path_factory.mktemp("inputs")
+    folders = {name: root / name for name in ("pairs", "baseline", "base", "policy", "reward", "champion")}
+    for folder in folders.values():
+        folder.mkdir()
+    preset = configfile.load(repository / "presets" / "smoke.yaml")
+    _write_pairs(folders["pairs"])
+    pairs = load_pairs(folders["pairs"], "eval")
+    torch.manual_seed(0)
+    codec = build_codec(preset.train_codec).eval()
+    start_linear(codec, to_tensor(pairs.hq))
+    pipeline = build_pipeline(preset.pretrain, codec, build_tokenizer(preset.train_codec.tokenizer).eval(), pairs)
+    with torch.no_grad():  # an untrained generator ends in zeros, and no adapter could be seen through them
+        for weight in pipeline.generator.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    pipeline.save_pretrained(folders["base"])
+    add_roles(pipeline, preset.align.lora, 0)
+    tensors = {name: value + 0.02 for name, value in role_tensors(pipeline, "policy").items()}
+    save_policy(folders["policy"], tensors, preset.align.lora, artifacts.digest(folders["base"]))
+    RegressionUNet(width=8).save_pretrained(folders["baseline"])
+    save_network(PreferenceNetwork(NetworkConfig(width=4, levels=2, members=1, text_size=4)), folders["reward"])
+    parts = {name: asdict(Part(1.0, 0.5, 0.1)) for name in ("preference", "structure", "identity")}
+    artifacts.write_json(folders["reward"] / COMPOSITE, {"parts": parts})
+    artifacts.write_json(folders["champion"] / "champion.json", {"model": None})
+    return folders
+
+
+def _write_pairs(folder: Path) -> None:
+    """Four procedural portraits; the last one's landmarks are unknown."""
+    faces = [portrait((number, "eval"), SIZE, 0).faces[0] for number in range(FACES)]
+    faces[-1] = replace(faces[-1], landmarks=())
+    shard = folder / "faces-00000.parquet"
+    write_rows(shard, FACE_SCHEMA, faces)
+    how = Pairing("pref_restore", "pref_restore", 1, 0)
+    write_pairs(shard, folder, [pair for face in faces for pair in make_pairs(face, how)])
+    artifacts.write_json(folder / COUNTS, {"train": 0, "eval": FACES, "rejected": 0, "reasons": {}})
+
+
+@pytest.fixture(scope="module")
+def outputs(repository: Path, inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of evaluate, in one and in two processes."""
+    section = configfile.load(repository / "presets" / "smoke.yaml").evaluate
+    roots = []
+    for workers in (1, 2):
+        root = tmp_path_factory.mktemp("outputs")
+        (root / "metrics").mkdir()
+        (root / "report").mkdir()
+        changed = section.model_copy(update={"workers": workers, "sampler_steps": 2})
+        evaluate.run(changed, **inputs, metrics=root / "metrics", report=root / "report")
+        roots.append(root)
+    return roots
+
+
+def test_every_column_has_every_metric(outputs: list[Path]) -> None:
+    columns = json.loads((outputs[0] / "metrics" / "metrics.json").read_text())["columns"]
+    assert set(columns) == {"lq", "bicubic", "baseline", "base", "policy", "codec"}
+    wanted = {"psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness"}
+    assert all(wanted <= set(row) for row in columns.values())
+    assert {name for name, row in columns.items() if "sample_spread" in row} == {"base", "policy"}
+    assert columns["lq"]["identity_similarity"]["n"] == FACES - 1
+    assert columns["lq"]["identity_similarity"]["nan"] == 1
+    assert columns["policy"]["psnr"]["n"] == FACES
+
+
+def test_two_runs_give_the_same_bytes(outputs: list[Path]) -> None:
+    first, second = (sorted(path for path in root.rglob("*") if path.is_file()) for root in outputs)
+    assert [path.name for path in first] == [path.name for path in second]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_the_adapter_acts_in_the_policy_column_alone(outputs: list[Path]) -> None:
+    samples = pd.read_parquet(outputs[0] / "metrics" / PER_SAMPLE)
+    psnr = {name: rows["psnr"].to_numpy() for name, rows in samples.groupby("column")}
+    assert len(psnr["base"]) == 2 * FACES
+    assert not np.array_equal(psnr["base"], psnr["policy"])
+
+
+def test_the_gate_reads_what_evaluate_wrote(repository: Path, outputs: list[Path], tmp_path: Path) -> None:
+    section = configfile.load(repository / "presets" / "smoke.yaml").gate
+    gate.run(section, metrics=outputs[0] / "metrics", verdict=tmp_path)
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    outcomes = {row["against"]: row["outcome"] for row in verdict["comparisons"]}
+    assert outcomes["champion"] == "skipped"
+    assert isinstance(verdict["passed"], bool)
+
+
+def test_a_champion_equal_to_the_policy_draws_the_same_pictures(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Same weights, same noise, same bytes: the comparison with a champion is of the models alone."""
+    artifacts.write_json(tmp_path / "champion.json", {"model": "m", "version": 1, "digest": "d"})
+    (tmp_path / "release").mkdir()
+    for name in ("base", "policy"):
+        (tmp_path / "release" / name).symlink_to(inputs[name])
+    pairs = load_pairs(inputs["pairs"], "eval")
+    paths = {name: inputs[name] for name in ("baseline", "base", "policy")}
+    columns = {column.name: column for column in all_columns(pairs, SAMPLING, **paths, champion=tmp_path)}
+    np.testing.assert_array_equal(columns["champion"].samples, columns["policy"].samples)
+
+
+def test_a_sample_does_not_depend_on_who_else_is_evaluated(inputs: dict[str, Path]) -> None:
+    pairs = load_pairs(inputs["pairs"], "eval")
+    two = replace(
+        pairs,
+        ids=pairs.ids[2:],
+        captions=pairs.captions[2:],
+        hq=pairs.hq[2:],
+        lq=pairs.lq[2:],
+        records=pairs.records[2:],
+        landmarks=pairs.landmarks[2:],
+    )
+    paths = {name: inputs[name] for name in ("base", "policy")}
+    whole = {c.name: c for c in all_columns(pairs, SAMPLING, **paths, baseline=None, champion=None)}
+    part = {c.name: c for c in all_columns(two, SAMPLING, **paths, baseline=None, champion=None)}
+    assert "baseline" not in part
+    np.testing.assert_array_equal(part["policy"].samples, whole["policy"].samples[:, 2:])
+
+
+def test_pairs_of_another_size_are_the_users_mistake(inputs: dict[str, Path]) -> None:
+    pairs = load_pairs(inputs["pairs"], "eval")
+    larger = replace(pairs, hq=pairs.hq.repeat(2, 1).repeat(2, 2), lq=pairs.lq.repeat(2, 2).repeat(2, 3))
+    with pytest.raises(UserError, match="restores 32 px, the pairs have 64 px"):
+        all_columns(larger, SAMPLING, base=inputs["base"], policy=inputs["policy"], baseline=None, champion=None)
+
+
+def test_no_champion_gives_no_column(inputs: dict[str, Path]) -> None:
+    assert champion_columns(inputs["champion"], load_pairs(inputs["pairs"], "eval"), SAMPLING) == []
