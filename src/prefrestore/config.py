@@ -274,6 +274,9 @@ class AlignConfig(Section):
     solver_end: Literal["zero", "paper"] = Field(description="where rollouts end: sigma 0, or 1/steps as published")
     reward_sum: Literal["standardised", "raw"] = Field(description="parts standardised within a group before weighting")
     advantage_norm: Literal["global_std", "group_std"]
+    local_share: Share = Field(
+        description="share of the advantage judged place by place: nearness of each latent cell to HQ's (paper: 0)"
+    )
     advantage_clip: Rate = Field(description="clip of advantages; also the published factor on the loss")
     updates: Positive = Field(description="optimizer steps per epoch, each on whole groups")
     timesteps: Positive = Field(description="noise levels trained per sample")

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prefrestore.rl.advantage import advantages, clip_rate, informative, optimality, zero_variance_share
+from prefrestore.rl.advantage import (
+    advantages,
+    clip_rate,
+    informative,
+    local_advantages,
+    optimality,
+    zero_variance_share,
+)
 from prefrestore.rl.nft_loss import deviation, nft_loss, noised, normalised_error, total_loss
 from prefrestore.rl.schedules import old_decay
 from prefrestore.rl.types import Noised
@@ -29,6 +36,15 @@ def samples(count: int = 6, seed: int = 0) -> tuple[Tensor, Noised]:
 
     sigma = torch.rand(count, generator=generator, dtype=torch.float64) * 0.9 + 0.1
     return draw(), noised(draw(), draw(), sigma)
+
+
+def everywhere(values: Tensor | list[float]) -> Tensor:
+    """One optimality per sample, the same at every place."""
+    return torch.as_tensor(values, dtype=torch.float64).reshape(-1, 1, 1, 1)
+
+
+def sft_error(velocity: Tensor, sample: Noised) -> Tensor:
+    return normalised_error(velocity, sample).mean((1, 2, 3))
 
 
 def reference_loss(velocity: np.ndarray, old: np.ndarray, sample: Noised, r: np.ndarray, beta: float) -> np.ndarray:
@@ -51,15 +67,15 @@ def test_loss_equals_the_equations_written_out(beta: float) -> None:
     old, sample = samples()
     velocity, r = samples(seed=1)[0], torch.linspace(0, 1, 6, dtype=torch.float64)
     expected = reference_loss(velocity.numpy(), old.numpy(), sample, r.numpy(), beta)
-    np.testing.assert_allclose(nft_loss(velocity, old, sample, r, beta).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(nft_loss(velocity, old, sample, everywhere(r), beta).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
 def test_at_policy_equal_to_old_the_loss_is_the_sft_error_over_beta(beta: float) -> None:
     old, sample = samples()
-    expected = FACTOR * normalised_error(old, sample) / beta
+    expected = FACTOR * sft_error(old, sample) / beta
     for r in (0.0, 0.3, 0.5, 1.0):
-        got = FACTOR * nft_loss(old.clone(), old, sample, torch.full((6,), r, dtype=torch.float64), beta)
+        got = FACTOR * nft_loss(old.clone(), old, sample, everywhere([r] * 6), beta)
         torch.testing.assert_close(got, expected)
 
 
@@ -68,18 +84,42 @@ def test_at_policy_equal_to_old_the_loss_is_the_sft_error_over_beta(beta: float)
 def test_at_policy_equal_to_old_the_gradient_is_2r_minus_1_times_sfts(r: float, beta: float) -> None:
     old, sample = samples()
     policy, plain = old.clone().requires_grad_(), old.clone().requires_grad_()
-    nft_loss(policy, old, sample, torch.full((6,), r, dtype=torch.float64), beta).sum().backward()
-    normalised_error(plain, sample).sum().backward()
+    nft_loss(policy, old, sample, everywhere([r] * 6), beta).sum().backward()
+    sft_error(plain, sample).sum().backward()
     assert policy.grad is not None
     assert plain.grad is not None
     torch.testing.assert_close(policy.grad, (2 * r - 1) * plain.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_optimality_may_differ_from_place_to_place() -> None:
+    """Each place pulls with its own (2r - 1); equal values everywhere are the published loss."""
+    old, sample = samples()
+    r = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    policy, plain = old.clone().requires_grad_(), old.clone().requires_grad_()
+    loss = nft_loss(policy, old, sample, r, 0.5)
+    torch.testing.assert_close(loss.detach(), sft_error(old, sample) / 0.5)
+    loss.sum().backward()
+    sft_error(plain, sample).sum().backward()
+    torch.testing.assert_close(policy.grad, (2 * r - 1) * plain.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_local_advantages_prefer_what_is_nearer_to_the_target() -> None:
+    target = torch.zeros(2, 3, 3)
+    x0 = torch.stack([torch.full((2, 3, 3), value) for value in (0.0, 1.0, -2.0, 3.0)])
+    x0[:, :, 0, 0] = 1.0
+    got = local_advantages(x0, target)
+    assert got.shape == (4, 1, 3, 3)
+    error = np.array([0.0, 1.0, 4.0, 9.0])
+    np.testing.assert_allclose(got[:, 0, 1, 1], -(error - error.mean()) / (error.std() + 1e-4), rtol=1e-6)
+    assert got[:, 0, 0, 0].tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(got.sum(0), torch.zeros(1, 3, 3), atol=1e-5, rtol=0)
 
 
 def test_old_policy_gets_no_gradient() -> None:
     old, sample = samples()
     old.requires_grad_()
     policy = samples(seed=2)[0].requires_grad_()
-    nft_loss(policy, old, sample, torch.full((6,), 0.7, dtype=torch.float64), 0.5).sum().backward()
+    nft_loss(policy, old, sample, everywhere([0.7] * 6), 0.5).sum().backward()
     assert policy.grad is not None
     assert old.grad is None
 
@@ -92,7 +132,7 @@ def test_gradient_descent_on_the_loss_raises_the_probability_of_the_better_sampl
     policy = torch.zeros(1, requires_grad=True)
     r = optimality(advantages(torch.tensor([1.0, 0.0]), torch.zeros(2, dtype=torch.int64), "group_std"), 5.0)
     for _ in range(20):
-        loss = nft_loss(policy.expand(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), sample, r, 0.5).sum()
+        loss = nft_loss(policy.expand(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), sample, everywhere(r), 0.5).sum()
         (gradient,) = torch.autograd.grad(loss, policy)
         with torch.no_grad():
             policy -= 0.1 * gradient

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prefrestore import artifacts
-from prefrestore import config as configuration
-from prefrestore.config import AlignConfig
+from prefrestore import configfile
+from prefrestore.config import AlignConfig, LoraConfig
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_sigma
 from prefrestore.errors import UserError
@@ -60,9 +60,9 @@ class Brightness:
 
 
 def align_config(repository: Path, **changes: object) -> AlignConfig:
-    plain = configuration.read_yaml(repository / "presets" / "smoke.yaml")["align"]
+    plain = configfile.read_yaml(repository / "presets" / "smoke.yaml")["align"]
     guard = {**plain["guard"], "faces": 2, "margins": {}}
-    return configuration.parse(AlignConfig, {**plain, "pool": 6, "guard": guard, **changes}, "test")
+    return configfile.parse(AlignConfig, {**plain, "pool": 6, "guard": guard, **changes}, "test")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def pairs() -> PairSet:
 @pytest.fixture(scope="module")
 def base(repository: Path, pairs: PairSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A restorer of the smoke preset whose generator has learned in a few seconds that any brightness will do."""
-    preset = configuration.load(repository / "presets" / "smoke.yaml")
+    preset = configfile.load(repository / "presets" / "smoke.yaml")
     torch.manual_seed(0)
     images = to_tensor(pairs.hq)
     codec = build_codec(preset.train_codec).eval()
@@ -413,6 +413,6 @@ def test_an_adapter_that_does_not_fit_is_refused(pipeline: PrefRestorePipeline, 
         load_policy(load(base), tmp_path, "same")
 
 
-def pipeline_lora(pipeline: PrefRestorePipeline) -> configuration.LoraConfig:
+def pipeline_lora(pipeline: PrefRestorePipeline) -> LoraConfig:
     own = pipeline.generator.transformer.peft_config["policy"]
-    return configuration.LoraConfig(rank=own.r, alpha=own.lora_alpha)
+    return LoraConfig(rank=own.r, alpha=own.lora_alpha)

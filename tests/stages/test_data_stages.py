@@ -28,7 +28,8 @@ from prefrestore.errors import UserError
 from prefrestore.faces import extraction
 from prefrestore.stage import STAGES, execute
 
-NUM_TRAIN, NUM_EVAL = 66, 8  # enough for a pool of processes to start
+NUM_TRAIN, NUM_EVAL = 20, 6
+MANY = 70  # enough for a pool of processes to start
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,13 @@ def run(base: Config, stage: str, paths: Mapping[str, Path], **changes: Any) -> 
 @pytest.fixture(scope="module")
 def faces(base: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ingest") / "faces"
-    return run(base, "ingest", {"faces": folder}, num_train=NUM_TRAIN, num_eval=NUM_EVAL, shard_rows=20, workers=2)
+    return run(base, "ingest", {"faces": folder}, num_train=NUM_TRAIN, num_eval=NUM_EVAL, shard_rows=8)
 
 
 @pytest.fixture(scope="module")
 def pairs(base: Config, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("degrade") / "pairs"
-    return run(base, "degrade", {"faces": faces, "pairs": folder}, workers=2)
+    return run(base, "degrade", {"faces": faces, "pairs": folder})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -103,11 +104,19 @@ def test_unknown_landmarks_are_nan_and_an_empty_split_is_told(base: Config, tmp_
 # --- the same bytes however the work is cut -------------------------------------------------------
 
 
-def test_one_process_makes_the_same_faces_and_pairs(base: Config, faces: Path, pairs: Path, tmp_path: Path) -> None:
-    sizes = {"num_train": NUM_TRAIN, "num_eval": NUM_EVAL, "shard_rows": 20, "workers": 1}
-    assert contents(run(base, "ingest", {"faces": tmp_path / "faces"}, **sizes)) == contents(faces)
-    alone = run(base, "degrade", {"faces": faces, "pairs": tmp_path / "pairs"}, workers=1)
-    assert contents(alone) == contents(pairs)
+def test_any_number_of_processes_makes_the_same_bytes(base: Config, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(MANY):
+        save(source / ("val" if number % 9 == 0 else "train") / f"{number:02d}.png", number, size=32)
+    made = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        few = aligned(source, num_train=MANY // 2, workers=workers, shard_rows=20)  # workers look further than this
+        faces = run(base, "ingest", {"faces": folder / "faces"}, **few)
+        pairs = run(base, "degrade", {"faces": faces, "pairs": folder / "pairs"}, workers=workers)
+        made.append(contents(faces) | contents(pairs))
+    assert len(made[0]) > 8
+    assert made[0] == made[1]
 
 
 def test_parts_merge_to_the_whole(base: Config, faces: Path, pairs: Path, tmp_path: Path) -> None:
@@ -153,8 +162,8 @@ def save(path: Path, seed: int = 0, size: int = 48) -> Path:
     return path
 
 
-def aligned(source: Path, **changes: Any) -> dict[str, Any]:
-    return {"source": "folder", "uri": str(source), "aligned": True, "num_train": 0, "num_eval": 0, **changes}
+def aligned(uri: Path, **changes: Any) -> dict[str, Any]:
+    return {"source": "folder", "uri": str(uri), "aligned": True, "num_train": 0, "num_eval": 0, **changes}
 
 
 def hostile_folder(root: Path) -> dict[str, str]:

@@ -37,6 +37,7 @@ from prefrestore.reward_model.imported import with_imported
 from prefrestore.rewards.base import References
 from prefrestore.rewards.composite import load_reward
 from prefrestore.rewards.network import load_network
+from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.stage import STAGES, execute
@@ -224,6 +225,15 @@ def test_the_reward_sees_lq_and_candidate_but_never_hq(root: Path, reward: Path)
     assert not torch.equal(parts["preference"], other["preference"])
     assert blind["structure"].isnan().all()
     assert composite.totals(parts).isfinite().all()
+
+
+def test_zero_preference_is_the_mean_of_the_candidates(root: Path, reward: Path) -> None:
+    drawn = load_candidates(root / "candidates")
+    scene = build_scene(load_pairs(root / "pairs", "train"), drawn.groups)
+    everything = scene.references(np.arange(len(drawn.groups)))
+    scores = PreferenceReward(load_network(reward)).score(to_tensor(drawn.images), everything)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std()) > 0.1
 
 
 def references(pairs: PairSet, hq: torch.Tensor | None) -> References:

@@ -25,20 +25,26 @@ def portraits() -> list[Portrait]:
 
 def plain(index: int = 3, **changes: object) -> Traits:
     """Return traits with nothing in front of the face, and the given changes."""
-    bare = {"glasses": "none", "facial_hair": "none", "hair_style": "short", "hair_color": "dark brown", "grey": 0.0,
+    bare = {"glasses": "none", "facial_hair": "none", "hair_style": "short", "hair_color": "dark brown",
+            "grey": 0.0,
             "yaw": 0.0, "pitch": 0.0, "roll": 0.0, "freckles": False, "expression": "neutral", "melanin": 0.25}  # fmt: skip
     return draw_traits(index, 0).but(**{**bare, **changes})
 
 
 def eye_box(portrait: Portrait, eye: slice, margin: int = 0) -> tuple[slice, slice]:
     low, high = portrait.landmarks[eye].min(0), portrait.landmarks[eye].max(0)
-    return (slice(int(low[1]) - margin, int(high[1]) + 2 + margin), slice(int(low[0]) - margin, int(high[0]) + 2 + margin))
+    return (
+        slice(int(low[1]) - margin, int(high[1]) + 2 + margin),
+        slice(int(low[0]) - margin, int(high[0]) + 2 + margin),
+    )
 
 
 def test_equal_bytes_whatever_the_order(portraits: list[Portrait]) -> None:
     for index in (17, 2, 9):
         again = render(index, SIZE, seed=0)
-        assert hashlib.sha256(again.image.tobytes()).digest() == hashlib.sha256(portraits[index].image.tobytes()).digest()
+        assert (
+            hashlib.sha256(again.image.tobytes()).digest() == hashlib.sha256(portraits[index].image.tobytes()).digest()
+        )
         assert again.landmarks.tobytes() == portraits[index].landmarks.tobytes()
         assert again.caption == portraits[index].caption
 
@@ -50,8 +56,10 @@ def test_another_seed_is_another_person(portraits: list[Portrait]) -> None:
 
 def test_types_and_shapes(portraits: list[Portrait]) -> None:
     for portrait in portraits:
-        assert portrait.image.shape == (SIZE, SIZE, 3) and portrait.image.dtype == np.uint8
-        assert portrait.landmarks.shape == (68, 2) and portrait.landmarks.dtype == np.float32
+        assert portrait.image.shape == (SIZE, SIZE, 3)
+        assert portrait.image.dtype == np.uint8
+        assert portrait.landmarks.shape == (68, 2)
+        assert portrait.landmarks.dtype == np.float32
 
 
 @pytest.mark.parametrize("size", [31, 1025])
@@ -63,14 +71,16 @@ def test_size_out_of_range(size: int) -> None:
 def test_landmarks_lie_where_their_names_say(portraits: list[Portrait]) -> None:
     for portrait in portraits:
         points = portrait.landmarks
-        assert points.min() > 0 and points.max() < SIZE - 1
+        assert points.min() > 0
+        assert points.max() < SIZE - 1
         left, right, brows = points[36:42].mean(0), points[42:48].mean(0), points[17:27]
         assert left[0] < points[27:31, 0].mean() < right[0]
         assert np.all(np.diff(points[27:31, 1]) > 0), "the bridge of the nose runs down"
         assert brows[:, 1].mean() < left[1] < points[33, 1] < points[51, 1] < points[57, 1] < points[8, 1]
         assert points[:8, 0].max() < points[8, 0] < points[9:17, 0].min()
         assert np.all(points[61:64, 1] < points[[67, 66, 65], 1]), "upper inner lip above the lower one"
-        assert points[0, 0] < points[36, 0] and points[45, 0] < points[16, 0]
+        assert points[0, 0] < points[36, 0]
+        assert points[45, 0] < points[16, 0]
 
 
 def test_framing_is_that_of_ffhq(portraits: list[Portrait]) -> None:
@@ -86,7 +96,9 @@ def test_framing_undoes_any_similarity() -> None:
     turn = np.deg2rad(13.0)
     points = mean_landmarks()
     moved = 0.6 * points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]], np.float32) + 40.0
-    framed = [p @ framing(p, 0.0, 1.0)[:, :2].T + framing(p, 0.0, 1.0)[:, 2] for p in (points, moved.astype(np.float32))]
+    framed = [
+        p @ framing(p, 0.0, 1.0)[:, :2].T + framing(p, 0.0, 1.0)[:, 2] for p in (points, moved.astype(np.float32))
+    ]
     np.testing.assert_allclose(framed[0], framed[1], atol=0.02)
 
 
@@ -123,7 +135,8 @@ def test_glasses_are_drawn_around_the_eyes_and_named(glasses: str) -> None:
     rows, columns = eye_box(without, slice(36, 48), margin=8)
     assert change[rows, columns].mean() > 8.0
     assert change[SIZE - 25 :].max() == 0, "nothing changes far below"
-    assert "glasses" in wearing.caption and "glasses" not in without.caption
+    assert "glasses" in wearing.caption
+    assert "glasses" not in without.caption
     np.testing.assert_array_equal(wearing.landmarks, without.landmarks)
 
 
@@ -133,7 +146,8 @@ def test_facial_hair_darkens_the_lower_face_and_is_named(kind: str) -> None:
     lip = bare.landmarks[[33, 51]].mean(0).round().astype(int)
     below = (slice(lip[1] - 1, lip[1] + 2), slice(lip[0] - 8, lip[0] + 9))
     assert grown.image[below].mean() < bare.image[below].mean() - 4.0
-    assert kind in grown.caption and kind not in bare.caption
+    assert kind in grown.caption
+    assert kind not in bare.caption
     forehead = bare.landmarks[27].round().astype(int) - [0, 25]
     np.testing.assert_array_equal(bare.image[forehead[1], forehead[0]], grown.image[forehead[1], forehead[0]])
 
@@ -147,13 +161,19 @@ def test_captions_agree_with_traits(portraits: list[Portrait]) -> None:
         assert ("freckles" in text) == traits.freckles
         assert ("smiling broadly" in text) == (traits.expression == "broad smile")
         assert ("turned" in text) == (abs(traits.yaw) >= 9.0)
-        assert f"{traits.skin_tone} skin" in text and text == text.strip()
+        assert f"{traits.skin_tone} skin" in text
+        assert text == text.strip()
         assert not {"man", "woman", "he", "she", "his", "her"} & set(text.replace(",", " ").split())
 
 
 def test_people_differ() -> None:
     people = [draw_traits(index, 0) for index in range(300)]
-    for name, options in (("glasses", GLASSES), ("expression", EXPRESSIONS), ("facial_hair", FACIAL_HAIR), ("hair_color", HAIR_COLORS)):
+    for name, options in (
+        ("glasses", GLASSES),
+        ("expression", EXPRESSIONS),
+        ("facial_hair", FACIAL_HAIR),
+        ("hair_color", HAIR_COLORS),
+    ):
         assert {getattr(person, name) for person in people} == set(options)
     assert {person.age_band for person in people} == {"young", "adult", "middle-aged", "older"}
     assert {person.skin_tone for person in people} == {"fair", "light", "tan", "brown", "dark"}
@@ -161,7 +181,9 @@ def test_people_differ() -> None:
 
 
 def test_pictures_differ(portraits: list[Portrait]) -> None:
-    flat = np.stack([cv2.resize(p.image, (16, 16), interpolation=cv2.INTER_AREA).ravel() for p in portraits]).astype(float)
+    flat = np.stack([cv2.resize(p.image, (16, 16), interpolation=cv2.INTER_AREA).ravel() for p in portraits]).astype(
+        float
+    )
     distance = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))[np.triu_indices(COUNT, 1)]
     assert distance.min() > 8.0
     shapes = np.stack([p.landmarks for p in portraits])
@@ -178,7 +200,8 @@ def test_the_same_picture_at_every_size(index: int) -> None:
         assert difference.mean() < 5.0
         scaled = (large.landmarks + 0.5) * (size / 256) - 0.5
         np.testing.assert_allclose(small.landmarks, scaled, atol=1e-3)
-        assert small.caption == large.caption and small.traits == large.traits
+        assert small.caption == large.caption
+        assert small.traits == large.traits
 
 
 def test_texture_is_worth_restoring(portraits: list[Portrait]) -> None:
@@ -186,7 +209,9 @@ def test_texture_is_worth_restoring(portraits: list[Portrait]) -> None:
     loss = []
     for portrait in portraits:
         half = cv2.resize(portrait.image, (SIZE // 2,) * 2, interpolation=cv2.INTER_AREA)
-        loss.append(np.abs(cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).astype(float) - portrait.image).mean())
+        loss.append(
+            np.abs(cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).astype(float) - portrait.image).mean()
+        )
     assert np.median(loss) > 1.0
 
 

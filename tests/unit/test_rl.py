@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefrestore import config as configuration
+from prefrestore import configfile
 from prefrestore.config import AlignConfig
 from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
@@ -27,8 +27,8 @@ NAN = math.nan
 
 
 def align_config(repository: Path, **changes: object) -> AlignConfig:
-    plain = configuration.read_yaml(repository / "presets" / "smoke.yaml")["align"]
-    return configuration.parse(AlignConfig, {**plain, **changes}, "test")
+    plain = configfile.read_yaml(repository / "presets" / "smoke.yaml")["align"]
+    return configfile.parse(AlignConfig, {**plain, **changes}, "test")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def rollout(rewards: list[list[float]]) -> Rollout:
 
     def group(place: int, row: list[float]) -> RolloutGroup:
         x0 = torch.randn(len(row), 2, 4, 4, generator=generator)
-        return RolloutGroup(f"g{place}", place, x0, {"structure": torch.tensor(row)}, 0.1)
+        return RolloutGroup(f"g{place}", place, x0, torch.zeros(2, 4, 4), {"structure": torch.tensor(row)}, 0.1)
 
     return Rollout(tuple(group(place, row) for place, row in enumerate(rewards)))
 
@@ -109,18 +109,33 @@ def test_epochs_pass_evenly_over_the_pool_and_never_twice_over_one_image() -> No
     assert epoch_rows(13, 3, 5, 0) != epoch_rows(13, 3, 5, 4)
 
 
-def test_judging_turns_rewards_into_optimality(config: AlignConfig) -> None:
+def test_judging_turns_rewards_into_optimality(repository: Path) -> None:
+    config = align_config(repository, local_share=0.0)
     judged = judge(rollout([[0.0, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0], [1.0, NAN, 2.0, NAN]]), composite(), config)
     batch = judged.batch
-    assert batch.optimality[:4].diff().gt(0).all()
-    assert batch.optimality[4:8].tolist() == [0.5] * 4
+    whole = batch.optimality[:, 0, 0, 0]
+    assert torch.equal(batch.optimality, whole.reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4))
+    assert whole[:4].diff().gt(0).all()
+    assert whole[4:8].tolist() == [0.5] * 4
     assert batch.weight.tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 0]
-    assert batch.optimality[[9, 11]].tolist() == [0.5, 0.5]
+    assert whole[[9, 11]].tolist() == [0.5, 0.5]
     assert batch.rows.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert batch.group_ids[4] == "g1"
     assert batch.members.tolist() == [0, 1, 2, 3] * 3
     assert judged.row["nan_structure"] == 2
     assert judged.row["zero_variance_share"] == pytest.approx(1 / 3)
+
+
+def test_local_share_mixes_nearness_to_hq_into_the_advantage(repository: Path) -> None:
+    rewards = rollout([[0.0, 1.0, 2.0, 3.0]])
+    scalar, mixed, local = (
+        judge(rewards, composite(), align_config(repository, local_share=share)).batch.optimality
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert mixed.shape == (4, 1, 4, 4)
+    torch.testing.assert_close(mixed, (scalar + local) / 2)
+    error = rewards.x0.square().mean(1)
+    assert torch.equal(local[:, 0].argmax(0), error.argmin(0))
 
 
 def test_raw_sum_is_the_published_one_and_spreads_nan(repository: Path) -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from diffusers import ConfigMixin, ModelMixin, SanaTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from prefrestore.config import GeneratorConfig
-from prefrestore.diffusion.flow import per_sample
 
-LQ_ERROR = 0.3
-"""Starting value of the variance of x0 around the LQ latent; learned per channel."""
+TIME_SIZE = 32
 
 
 class Generator(ModelMixin, ConfigMixin):
     """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
 
     The spatial path has two parts, both zero at the start so that weights published without them load bit-true:
-    the LQ latent as extra input channels of the patch embedding, and, added to the output through a gate per channel,
-    the velocity that would be right if x0 were the LQ latent plus Gaussian noise of a learned variance.
+    the LQ latent as extra input channels of the patch embedding, and a per-channel, noise-level dependent gain on
+    ``x_t`` and the LQ latent added to the output (the linear part of the optimal denoiser).
     """
 
     @register_to_config
@@ -58,16 +55,10 @@ class Generator(ModelMixin, ConfigMixin):
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            self.linear_gate = nn.Parameter(torch.zeros(latent_channels))
-            self.log_spread = nn.Parameter(torch.full((latent_channels,), math.log(LQ_ERROR)))
-
-    @torch.no_grad()
-    def start_from_scratch(self) -> None:
-        """Open the linear part fully and let the transformer add nothing yet: the start without published weights."""
-        if self.config.spatial_path:
-            self.transformer.proj_out.weight.zero_()
-            self.transformer.proj_out.bias.zero_()
-            self.linear_gate.fill_(1.0)
+            last = nn.Linear(TIME_SIZE, 2 * latent_channels)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.gain = nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""
@@ -85,33 +76,18 @@ class Generator(ModelMixin, ConfigMixin):
             spatial: LQ latent, [B, C, h, w].
         """
         inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
-        velocity = self.transformer(inputs, tokens, 1000 * sigma, return_dict=False)[0]
+        timestep = 1000 * sigma
+        velocity = self.transformer(inputs, tokens, timestep, return_dict=False)[0]
         if self.config.spatial_path:
-            gate = self.linear_gate[:, None, None]
-            velocity = velocity + gate * linear_velocity(x_t, sigma, spatial, self.log_spread.exp()[:, None, None])
+            embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
+            on_noisy, on_lq = self.gain(embedding)[:, :, None, None].chunk(2, 1)
+            velocity = velocity + on_noisy * x_t + on_lq * spatial
         return velocity
-
-
-def linear_velocity(x_t: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-    """Return E[noise - x0 | x_t] [B, C, h, w] for x0 ~ N(centre, spread), in closed form.
-
-    With D = (1 - sigma)^2 spread + sigma^2: ((sigma - (1 - sigma) spread) x_t - sigma centre) / D. It stays finite
-    down to sigma 0.
-
-    Args:
-        x_t: noisy latent, [B, C, h, w].
-        sigma: noise level, [B] in [0, 1].
-        centre: mean of x0, here the LQ latent, [B, C, h, w].
-        spread: variance of x0 around it, [C, 1, 1].
-    """
-    level = per_sample(sigma, x_t)
-    total = (1 - level).square() * spread + level.square()
-    return ((level - (1 - level) * spread) * x_t - level * centre) / total
 
 
 def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: int) -> Generator:
     """Return an untrained generator for latents [B, latent_channels, latent_size, latent_size]."""
-    generator = Generator(
+    return Generator(
         latent_channels=latent_channels,
         latent_size=latent_size,
         patch_size=config.patch_size,
@@ -124,5 +100,3 @@ def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: 
         ffn_ratio=config.ffn_ratio,
         spatial_path=config.spatial_path,
     )
-    generator.start_from_scratch()
-    return generator

@@ -40,8 +40,11 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     qualities: Mapping[str, np.ndarray],
     seed: int,
 ) -> dict[str, Any]:
-    """Return every figure on held-out pairs; stores the calibrated temperature in ``network``."""
+    """Return every figure on held-out pairs; stores offset and calibrated temperature in ``network``."""
     members = member_logits(network, candidates, scene)
+    offset = members.mean(axis=1)
+    network.offset.copy_(torch.from_numpy(offset))
+    members -= offset[:, None]
     logits = members.mean(axis=0)
     calibration = calibrate(logits, held_out, candidates.groups, seed)
     network.temperature.fill_(calibration["temperature"])

@@ -84,6 +84,7 @@ class PreferenceNetwork(nn.Module):
     """The ensemble; ``temperature`` and ``tie_margin`` turn logits into probabilities."""
 
     temperature: Tensor
+    offset: Tensor
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -91,6 +92,8 @@ class PreferenceNetwork(nn.Module):
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
         self.tie_logit = nn.Parameter(torch.tensor(-1.0))
         self.register_buffer("temperature", torch.tensor(1.0))
+        # Bradley-Terry fixes differences only; zero is put at the mean of the candidates that were judged
+        self.register_buffer("offset", torch.zeros(config.members))
 
     @property
     def tie_margin(self) -> Tensor:

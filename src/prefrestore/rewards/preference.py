@@ -12,7 +12,10 @@ BATCH_SIZE = 64
 
 
 class PreferenceReward:
-    """Mean logit of the ensemble over its calibrated temperature: differences are log-odds of being preferred."""
+    """Mean logit of the ensemble over its calibrated temperature: differences are log-odds of being preferred.
+
+    Zero is the mean of the candidates the network was trained with.
+    """
 
     name = "preference"
 
@@ -23,14 +26,9 @@ class PreferenceReward:
         """Score ``restored`` [N, 3, H, W]; sees LQ and text, never HQ."""
         return self.members(restored, references).mean(dim=0)
 
-    def uncertainty(self, restored: Tensor, references: References) -> Tensor:
-        """Return the members' standard deviation [N], in log-odds, their common offsets aside."""
-        logits = self.members(restored, references)
-        return (logits - logits.mean(dim=1, keepdim=True)).std(dim=0, correction=0)
-
     @torch.no_grad()
     def members(self, restored: Tensor, references: References) -> Tensor:
-        """Return the calibrated logits of every member [members, N]."""
+        """Return the calibrated logits of every member [members, N]; where members differ the score is uncertain."""
         rows = [slice(start, start + BATCH_SIZE) for start in range(0, len(restored), BATCH_SIZE)]
         logits = [self._network(references.lq[row], restored[row], references.texts[row]) for row in rows]
-        return torch.cat(logits, dim=1) / self._network.temperature
+        return (torch.cat(logits, dim=1) - self._network.offset[:, None]) / self._network.temperature

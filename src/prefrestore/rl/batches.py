@@ -11,7 +11,14 @@ from torch import Tensor
 
 from prefrestore.config import AlignConfig
 from prefrestore.rewards.composite import CompositeReward
-from prefrestore.rl.advantage import advantages, clip_rate, informative, optimality, zero_variance_share
+from prefrestore.rl.advantage import (
+    advantages,
+    clip_rate,
+    informative,
+    local_advantages,
+    optimality,
+    zero_variance_share,
+)
 from prefrestore.rl.nft_loss import noised
 from prefrestore.rl.rollout import solver
 from prefrestore.rl.types import Noised, Rollout, TrainingBatch
@@ -30,14 +37,17 @@ def judge(rollout: Rollout, reward: CompositeReward, config: AlignConfig) -> Jud
     """Turn raw rewards into optimality, and describe the rollout in numbers."""
     parts, groups = rollout.parts, rollout.group_index
     total = total_of(parts, groups, reward, config)
+    useful = informative(total, groups)
     advantage = advantages(total, groups, config.advantage_norm)
+    local = torch.cat([local_advantages(group.x0, group.target) for group in rollout.groups])
+    mixed = (1 - config.local_share) * advantage.reshape(-1, 1, 1, 1).to(local.device) + config.local_share * local
     batch = TrainingBatch(
         x0=rollout.x0,
         rows=torch.tensor([group.row for group in rollout.groups]).repeat_interleave(rollout.group_size),
         group_ids=tuple(group.group_id for group in rollout.groups for _ in range(rollout.group_size)),
         members=torch.arange(rollout.group_size).repeat(len(rollout.groups)),
-        optimality=optimality(advantage, config.advantage_clip),
-        weight=informative(total, groups).float(),
+        optimality=optimality(mixed, config.advantage_clip),
+        weight=useful.float(),
     )
     row = {
         "reward_total": mean_known(reward.totals(parts)),
@@ -45,7 +55,7 @@ def judge(rollout: Rollout, reward: CompositeReward, config: AlignConfig) -> Jud
         **{f"nan_{name}": float(values.isnan().sum()) for name, values in parts.items()},
         "spread": float(np.mean([group.spread for group in rollout.groups])),
         "zero_variance_share": zero_variance_share(total, groups),
-        "clip_rate": clip_rate(advantage, config.advantage_clip),
+        "clip_rate": clip_rate(mixed, config.advantage_clip),
     }
     return Judged(batch, row)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prefrestore.diffusion.flow import interpolate, x0_from_velocity
+from prefrestore.diffusion.flow import interpolate, per_sample, x0_from_velocity
 from prefrestore.rl.types import Noised
 
 SMALLEST_WEIGHT = 1e-5
@@ -17,17 +17,17 @@ def noised(x0: Tensor, noise: Tensor, sigma: Tensor) -> Noised:
 
 
 def normalised_error(velocity: Tensor, sample: Noised) -> Tensor:
-    """Return l = mean((x0_hat - x0)^2 / w) [B], the supervised (SFT) error of the sample under ``velocity``.
+    """Return (x0_hat - x0)^2 / w [B, C, h, w]; its mean over a sample is the supervised (SFT) error l.
 
     w = max(mean|x0_hat - x0|, 1e-5) of each sample, in float64 and without gradient.
     """
     error = x0_from_velocity(sample.x_t, velocity, sample.sigma) - sample.x0
     weight = error.detach().double().abs().flatten(1).mean(1).clamp(min=SMALLEST_WEIGHT)
-    return error.square().flatten(1).mean(1) / weight.to(error.dtype)
+    return error.square() / per_sample(weight, error)
 
 
 def nft_loss(velocity: Tensor, velocity_old: Tensor, sample: Noised, optimality: Tensor, nft_beta: float) -> Tensor:
-    """Return (r l_pos + (1 - r) l_neg) / nft_beta, one value per sample [B].
+    """Return (r l_pos + (1 - r) l_neg) / nft_beta, averaged over each sample, [B].
 
     velocity_pos = beta v + (1 - beta) v_old and velocity_neg = (1 + beta) v_old - beta v, v_old without gradient.
     At v == v_old both errors equal the SFT error, whatever r, and the gradient is (2r - 1) times SFT's. The published
@@ -37,7 +37,7 @@ def nft_loss(velocity: Tensor, velocity_old: Tensor, sample: Noised, optimality:
         velocity: of the policy, [B, C, h, w].
         velocity_old: of the old policy, [B, C, h, w].
         sample: the noised samples.
-        optimality: the paper's r, [B] in [0, 1].
+        optimality: the paper's r in [0, 1], one value per sample and place, [B, 1, h, w] (or [B, 1, 1, 1]).
         nft_beta: the paper's beta.
     """
     old = velocity_old.detach()
@@ -45,7 +45,7 @@ def nft_loss(velocity: Tensor, velocity_old: Tensor, sample: Noised, optimality:
     velocity_neg = (1 + nft_beta) * old - nft_beta * velocity
     error_pos = normalised_error(velocity_pos, sample)
     error_neg = normalised_error(velocity_neg, sample)
-    return (optimality * error_pos + (1 - optimality) * error_neg) / nft_beta
+    return ((optimality * error_pos + (1 - optimality) * error_neg) / nft_beta).flatten(1).mean(1)
 
 
 def deviation(velocity: Tensor, other: Tensor) -> Tensor:

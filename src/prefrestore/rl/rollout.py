@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prefrestore.config import AlignConfig
+from prefrestore.data.pairs import to_tensor
 from prefrestore.diffusion.sampler import Sampler
 from prefrestore.models.adapters import Role, using_role
 from prefrestore.models.pipeline import PrefRestorePipeline
@@ -78,12 +79,13 @@ def _judge(restorer: Restorer, reward: CompositeReward, rows: Sequence[int], lat
     x0, broken = without_broken(latents)
     images = restorer.images(x0)
     references = pool.references([row for row in rows for _ in range(size)])
+    targets = restorer.pipeline.encode(to_tensor(pool.hq[list(rows)]).to(latents.device))
     judged = known_parts(reward.parts(images, references), broken.cpu())
     groups = []
     for place, row in enumerate(rows):
         part = slice(place * size, (place + 1) * size)
         parts = {name: values[part] for name, values in judged.items()}
-        groups.append(RolloutGroup(pool.ids[row], row, x0[part], parts, spread(images[part])))
+        groups.append(RolloutGroup(pool.ids[row], row, x0[part], targets[place], parts, spread(images[part])))
     return groups
 
 

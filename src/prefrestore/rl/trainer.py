@@ -110,7 +110,7 @@ class Trainer:
         loss = self.config.advantage_clip * nft_loss(policy, old, sample, optimality, self.config.nft_beta)
         terms = {
             "loss_policy": loss,
-            "sft_error": normalised_error(policy.detach(), sample),
+            "sft_error": normalised_error(policy.detach(), sample).flatten(1).mean(1),
             "policy_old_deviation": deviation(policy.detach(), old),
         }
         kl = torch.zeros_like(loss)

@@ -53,6 +53,7 @@ class RolloutGroup:
         group_id: the LQ sample's id.
         row: its place in the pool.
         x0: latents [K, C, h, w].
+        target: latent of HQ, [C, h, w].
         parts: raw value [K] of every reward by name, NaN where it could not judge.
         spread: mean over pixels of the standard deviation over the K images.
     """
@@ -60,6 +61,7 @@ class RolloutGroup:
     group_id: str
     row: int
     x0: Tensor
+    target: Tensor
     parts: Mapping[str, Tensor]
     spread: float
 
@@ -116,7 +118,7 @@ class TrainingBatch:
         rows: place of every sample's LQ image in the pool, [N] int64.
         group_ids: N ids.
         members: number of every sample within its group, [N] int64.
-        optimality: the paper's r, [N] in [0, 1].
+        optimality: the paper's r in [0, 1], place by place, [N, 1, h, w].
         weight: 1, or 0 for samples nothing may be learned from, [N].
     """
 

@@ -153,7 +153,7 @@ def _promise(remote: Remote) -> tuple[str, str | None]:
 @cache
 def _client() -> Any:
     timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
-    return boto3.client("s3", config=timing)
+    return boto3.session.Session().client("s3", config=timing)
 
 
 def forget_client() -> None:

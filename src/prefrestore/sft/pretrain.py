@@ -142,7 +142,7 @@ def _flow_loss(
 
 
 _STEP1 = {
-    "all": ("integrator.", "connectors.", "generator.transformer."),
+    "all": ("integrator.", "connectors.", "generator."),
     "paper": (
         "integrator.",
         "connectors.diffusion_connector.",
@@ -158,8 +158,7 @@ _STEP2 = {
 
 _ZERO_STARTED = (
     "connectors.position_projection.",
-    "generator.linear_gate",
-    "generator.log_spread",
+    "generator.gain.",
     "generator.transformer.patch_embed.",
 )
 """Our additions to the published model, trained in step 2 whatever the mode (a frozen zero would stay zero)."""

@@ -16,13 +16,15 @@ from prefrestore.data.portraits.raster import Raster, over, to_float
 from prefrestore.data.portraits.skin import Light, Lit, SkinFields
 from prefrestore.runtime.seeding import rng
 
-_MOUSTACHE = np.array([(0, 345), (24, 343), (46, 356), (60, 377), (56, 384), (40, 370), (18, 360), (0, 361)], np.float32)
+_MOUSTACHE = np.array(
+    [(0, 345), (24, 343), (46, 356), (60, 377), (56, 384), (40, 370), (18, 360), (0, 361)], np.float32
+)
 _STYLES = {  # length of hairs, hairs, cover of the ground, parts
-    "stubble": (3.0, 1100, 0.20, ("beard", "moustache")),
-    "moustache": (12.0, 420, 0.72, ("moustache",)),
-    "goatee": (10.0, 650, 0.62, ("goatee", "moustache")),
-    "short beard": (8.0, 1500, 0.60, ("beard", "moustache")),
-    "full beard": (17.0, 1700, 0.80, ("beard", "moustache")),
+    "stubble": (3.0, 1100, 0.22, ("beard", "moustache")),
+    "moustache": (11.0, 420, 0.86, ("moustache",)),
+    "goatee": (10.0, 650, 0.76, ("goatee", "moustache")),
+    "short beard": (8.0, 1300, 0.72, ("beard", "moustache")),
+    "full beard": (17.0, 1500, 0.88, ("beard", "moustache")),
 }
 
 
@@ -40,7 +42,9 @@ def _candidates() -> dict[str, Floats]:
     beard = points[random.random(len(points)) < here[:, 0] ** 2]
     goatee = points[random.random(len(points)) < (here[:, 0] * here[:, 1])]
     along = random.random(1500)
-    half = np.stack([np.interp(along, [0, 0.4, 1], [2, 30, 58]), np.interp(along, [0, 0.4, 1], [352, 354, 378])], axis=1)
+    half = np.stack(
+        [np.interp(along, [0, 0.4, 1], [2, 30, 58]), np.interp(along, [0, 0.4, 1], [347, 350, 374])], axis=1
+    )
     half += random.normal(0, 1, half.shape) * np.array([2.0, 4.0])
     half[:, 0] = MIDDLE + half[:, 0] * random.choice([-1, 1], len(half))
     return {"beard": beard, "goatee": goatee, "moustache": half.astype(np.float32)}
@@ -97,8 +101,10 @@ def draw_facial_hair(canvas: Floats, head: Head, fields: SkinFields, ground: Gro
                           cv2.LINE_AA, 4)  # fmt: skip
         raster.strokes(tips, hairs, 0.9, 255, 0.7)
     sparse = traits.facial_hair == "stubble"
-    alpha = np.maximum(_cover(head, fields, raster, parts) * np.float32(cover) * ground.room,
-                       to_float(tips) * np.where(ground.room > 0.5, 0.55, 0.5 - 0.5 * sparse) * ground.keep)
+    alpha = np.maximum(
+        _cover(head, fields, raster, parts) * np.float32(cover) * ground.room,
+        to_float(tips) * np.where(ground.room > 0.5, 0.7, 0.6 - 0.6 * sparse) * ground.keep,
+    )
     shade = field * np.float32(1 / 255.0) - np.float32(110 / 255.0)
     base, grey = textures.HAIR[traits.hair_color].reshape(3, 1, 1), textures.GREY_STRAND.reshape(3, 1, 1)
     color = base + (grey - base) * np.clip(traits.grey * (0.5 + 1.7 * shade), 0.0, 1.0)
@@ -119,7 +125,11 @@ def _rim(style: str, sign: float) -> Floats:
 
 def _lens_plane(head: Head, points: Floats, depth: float) -> Floats:
     spread = 1.0 + 0.035 * head.traits.shape["face_width"]
-    x = MIDDLE + (points[:, 0] - MIDDLE) * spread + 0.9 * np.sign(points[:, 0] - MIDDLE) * head.traits.shape["eye_spacing"]
+    x = (
+        MIDDLE
+        + (points[:, 0] - MIDDLE) * spread
+        + 0.9 * np.sign(points[:, 0] - MIDDLE) * head.traits.shape["eye_spacing"]
+    )
     y = points[:, 1] + 2.5 * head.traits.shape["eye_height"]
     away = depth - 0.0016 * (points[:, 0] - MIDDLE) ** 2
     return head.place(np.stack([x, y, away], axis=1).astype(np.float32))
@@ -150,7 +160,11 @@ def draw_glasses(canvas: Paper, head: Head, light: Light) -> None:
     band = np.exp(-(((x * 0.8 + y - 395.0 - 60.0 * light.direction[0]) / 26.0) ** 2))
     over(paper.planes, np.array([0.85, 0.9, 1.0], np.float32), glass * (0.015 + 0.12 * band))
     over(paper.planes, textures.METAL[traits.glasses_color] * (light.dome + 0.8 * light.key), cover * np.float32(0.97))
-    over(paper.planes, np.ones(3, np.float32), np.maximum(cover - _moved(cover, 0.0, 1.5, raster), 0.0) * np.float32(0.25))
+    over(
+        paper.planes,
+        np.ones(3, np.float32),
+        np.maximum(cover - _moved(cover, 0.0, 1.5, raster), 0.0) * np.float32(0.25),
+    )
 
 
 def _moved(image: Floats, x: float, y: float, raster: Raster) -> Floats:

@@ -42,7 +42,7 @@ def _mirror(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def mean_landmarks() -> NDArray[np.float32]:
-    """Return the 68 landmarks of the mean face, [68, 2]; the mouth is open by a few pixels so that it can open and close."""
+    """Return the 68 landmarks of the mean face, [68, 2]; the mouth is open by a few pixels, to open and close."""
     jaw = np.array(_LEFT_JAW, np.float32)
     brow, eye = np.array(_LEFT_BROW, np.float32), np.array(_LEFT_EYE, np.float32)
     nose, lips = np.array(_NOSE, np.float32), np.array(_LEFT_LIPS, np.float32)
@@ -89,7 +89,9 @@ def _axes(texels: int = TEXELS) -> tuple[NDArray[np.float64], NDArray[np.float64
     return np.meshgrid(line - MIDDLE, line)
 
 
-def bump(x: float, y: float, width: float, height: float, angle: float = 0.0, texels: int = TEXELS) -> NDArray[np.float64]:
+def bump(
+    x: float, y: float, width: float, height: float, angle: float = 0.0, texels: int = TEXELS
+) -> NDArray[np.float64]:
     """Return a Gaussian at distance `x` from the midline (mirrored to both sides) turned by `angle` degrees."""
     grid_x, grid_y = _axes(texels)
     dx, dy = np.abs(grid_x) - x, grid_y - y
@@ -111,10 +113,11 @@ def _skull() -> NDArray[np.float64]:
 def _nose_ridge() -> NDArray[np.float64]:
     grid_x, grid_y = _axes()
     heights = PchipInterpolator(
-        (215, 226, 240, 262, 286, 304, 315, 323, 331, 339, 348), (0, 2, 7, 15, 24, 31, 34, 32, 23, 8, 0))
+        (215, 226, 240, 262, 286, 304, 315, 323, 331, 339, 348), (0, 2, 7, 15, 24, 31, 34, 32, 23, 8, 0)
+    )
     widths = PchipInterpolator((215, 262, 290, 314, 348), (13, 15, 18, 22, 24))
     rows = np.clip(grid_y[:, :1], 215, 345)
-    return heights(rows) * np.exp(-np.abs(grid_x / (1.3 * widths(rows))) ** 2.0)
+    return heights(rows) * np.exp(-(np.abs(grid_x / (1.3 * widths(rows))) ** 2.0))
 
 
 def _line(points: tuple[tuple[float, float], ...], blur: float, texels: int) -> NDArray[np.float64]:
@@ -139,7 +142,14 @@ def height_basis() -> NDArray[np.float32]:
     eyes = (-16.0 * bump(62, 236, 34, 22) - 5.0 * bump(34, 236, 13, 14) + 15.0 * bump(63, 242, 23, 15)
             - 3.0 * bump(63, 224, 24, 5))  # fmt: skip
     muzzle = 9.0 * bump(0, 366, 48, 34) - 3.0 * bump(0, 346, 4.5, 8) + 2.0 * bump(9, 346, 4, 9)
-    base = _skull() + muzzle - 6.0 * bump(118, 190, 22, 40) + 4.0 * bump(45, 150, 40, 30) - 4.0 * bump(84, 352, 26, 30) + 4.0 * bump(0, 232, 12, 16)
+    base = (
+        _skull()
+        + muzzle
+        - 6.0 * bump(118, 190, 22, 40)
+        + 4.0 * bump(45, 150, 40, 30)
+        - 4.0 * bump(84, 352, 26, 30)
+        + 4.0 * bump(0, 232, 12, 16)
+    )
     lips = (7.0 * bump(14, 361, 20, 6) + 4.0 * bump(0, 361, 8, 5) + 9.0 * bump(0, 390, 27, 8)
             - 5.0 * bump(0, 373, 40, 3.4) - 5.0 * bump(0, 411, 30, 8) - 1.0 * bump(57, 372, 6, 6))  # fmt: skip
     parts = (
@@ -159,7 +169,9 @@ def _wrinkles() -> list[NDArray[np.float64]]:
     frown = _line(((9, 190), (10, 205), (12, 217)), 1.5, texels)
     corner = sum((_line(((93, 243), (108, y), (121, y + dy)), 1.2, texels)
                   for y, dy in ((231, -10), (242, -2), (252, 6), (262, 13))), 0.0)  # fmt: skip
-    under = _line(((42, 262), (58, 271), (78, 269)), 1.2, texels) + _line(((48, 258), (64, 264), (84, 258)), 1.0, texels)
+    under = _line(((42, 262), (58, 271), (78, 269)), 1.2, texels) + _line(
+        ((48, 258), (64, 264), (84, 258)), 1.0, texels
+    )
     mouth = (_line(((39, 320), (53, 341), (63, 362), (68, 382)), 2.0, texels)
              + 0.6 * _line(((60, 386), (64, 404), (62, 420)), 1.8, texels))  # fmt: skip
     return [np.asarray(forehead) + frown, np.asarray(corner) + under, mouth]
@@ -184,8 +196,8 @@ def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.fl
     """
     texels = 2 * TEXELS
 
-    def spot(*numbers: float) -> NDArray[np.float64]:
-        return bump(*numbers, texels=texels)
+    def spot(x: float, y: float, width: float, height: float, angle: float = 0.0) -> NDArray[np.float64]:
+        return bump(x, y, width, height, angle, texels)
 
     redness = (0.8 * spot(80, 305, 30, 24) + 0.9 * spot(0, 318, 22, 14) + 0.4 * spot(0, 442, 26, 14)
                + 0.7 * spot(150, 285, 18, 60) + 0.25 * spot(40, 255, 14, 6))  # fmt: skip
@@ -198,6 +210,12 @@ def skin_maps() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.fl
     middle = np.clip(spot(0, 408, 40, 56) * 2.2 - 0.8, 0.0, 1.0)
     goatee = middle * np.minimum(1.0, mouth * 2)
     beards = [np.minimum(beard, 1.0), goatee, np.minimum(beard, goatee)]
-    skin, hair, fine = (np.stack(group, axis=-1).astype(np.float32) for group in ([redness, dark, oil], beards, _wrinkles()))
+    skin, hair, fine = (
+        np.stack(group, axis=-1).astype(np.float32) for group in ([redness, dark, oil], beards, _wrinkles())
+    )
     small = (TEXELS // 2, TEXELS // 2)
-    return cv2.resize(skin, small, interpolation=cv2.INTER_AREA), cv2.resize(hair, small, interpolation=cv2.INTER_AREA), fine
+    return (
+        cv2.resize(skin, small, interpolation=cv2.INTER_AREA),
+        cv2.resize(hair, small, interpolation=cv2.INTER_AREA),
+        fine,
+    )

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from prefrestore.data.portraits.traits import BARE_STYLES, Traits
 
-_PERSON = {"young": "a young person", "adult": "an adult", "middle-aged": "a middle-aged person", "older": "an older person"}
+_PERSON = {
+    "young": "a young person",
+    "adult": "an adult",
+    "middle-aged": "a middle-aged person",
+    "older": "an older person",
+}
 _HAIR = {
     "bald": "a bald head", "receding": "receding {} hair", "cropped": "cropped {} hair", "short": "short {} hair",
-    "side-parted": "short side-parted {} hair", "textured": "short textured {} hair", "short curly": "short curly {} hair",
+    "side-parted": "short side-parted {} hair", "textured": "short textured {} hair",
+    "short curly": "short curly {} hair",
     "bob": "a {} bob", "bob with a fringe": "a {} bob with a fringe", "long straight": "long straight {} hair",
-    "long wavy": "long wavy {} hair", "long curly": "long curly {} hair", "tied back": "{} hair tied back", "afro": "a {} afro",
+    "long wavy": "long wavy {} hair", "long curly": "long curly {} hair", "tied back": "{} hair tied back",
+    "afro": "a {} afro",
 }  # fmt: skip
 _FACIAL = {"stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee", "short beard": "a short beard",
            "full beard": "a full beard"}  # fmt: skip
@@ -55,7 +62,7 @@ def _setting(traits: Traits) -> str:
 
 
 def caption(traits: Traits) -> str:
-    """Return one sentence that names visible traits only; equal traits give equal words. Left and right are the picture's."""
+    """Return one sentence that names visible traits only, the same for equal traits; left and right are the picture's."""
     opening = _OPENINGS[int(traits.age * 1000.0) % len(_OPENINGS)].format(_PERSON[traits.age_band])
     garment = _GARMENT[traits.clothing].replace("a ", f"a {traits.clothing_color} ", 1)
     rest = [_MOOD[traits.expression], *_turn(traits), f"wearing {garment}", _setting(traits)]

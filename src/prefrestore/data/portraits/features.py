@@ -17,9 +17,10 @@ from prefrestore.data.portraits.raster import Raster, linear, over, to_float
 from prefrestore.data.portraits.skin import Light, Lit
 from prefrestore.runtime.seeding import rng
 
-
 _DARK = linear(26, 18, 16)
-_SCLERA, _CARUNCLE, _AMBER = (linear(*color)[:, None, None] for color in ((226, 219, 214), (190, 116, 106), (120, 80, 40)))
+_SCLERA, _CARUNCLE, _AMBER = (
+    linear(*color)[:, None, None] for color in ((226, 219, 214), (190, 116, 106), (120, 80, 40))
+)
 _EYE_PARTS = (slice(36, 42), slice(42, 48))
 _LID_ARCH = np.array([0.0, 1.0], np.float32) * (np.sin(np.linspace(0.25, 2.9, 24))[:, None] ** 0.7).astype(np.float32)
 
@@ -161,10 +162,10 @@ def paint_brows(albedo: Paper, head: Head, landmarks: Floats, random: np.random.
     weight = float(np.clip(traits.shape["brow_weight"], -1.5, 1.8))
     mask = raster.blank()
     brows = (_brows() @ landmarks).astype(np.float32).reshape(2, 24, 2)
-    ground = 255 * (0.55 + 0.13 * weight)
+    ground = 255 * (0.64 + 0.12 * weight)
     raster.strokes(mask, brows[:, :20] + np.array([0.0, 2.5], np.float32), 8.0 + 2.5 * weight, ground)
     mask = raster.smear(mask, 3.4)
-    raster.strokes(mask, _brow_strokes(brows, weight, random), 0.9, 200 + 22 * weight, 0.72)
+    raster.strokes(mask, _brow_strokes(brows, weight, random), 0.9, 228 + 14 * weight, 0.8)
     over(paper.planes, color, to_float(mask))
 
 
@@ -233,10 +234,12 @@ def _eyeballs(head: Head, landmarks: Floats, lids: Floats, raster: Raster, light
 def _eye_glow(canvas: Paper, lit: Lit, landmarks: Floats) -> Floats:
     """Return the light on the eyes, [3]: that under them, evened."""
     at = [canvas.raster.at(landmarks[part].mean(0) + np.array([0.0, 17.0], np.float32)) for part in _EYE_PARTS]
-    return 0.275 * sum(lit.diffuse[:, row, column] for row, column in at) + np.float32(0.34)
+    return 0.55 * np.mean([lit.diffuse[:, row, column] for row, column in at], axis=0) + np.float32(0.34)
 
 
-def draw_eyes(canvas: Paper, head: Head, landmarks: Floats, scene: tuple[Lit, Light], random: np.random.Generator) -> None:
+def draw_eyes(
+    canvas: Paper, head: Head, landmarks: Floats, scene: tuple[Lit, Light], random: np.random.Generator
+) -> None:
     """Draw eyeballs, lids and lashes onto the lit head."""
     traits, paper, (lit, light) = head.traits, canvas.window(landmarks[36:48], 20.0), scene
     raster, lids = paper.raster, lid_curves(landmarks)
@@ -292,7 +295,9 @@ def _draw_teeth(paper: Paper, opening: tuple[Floats, Floats], glow: Floats, gap:
     over(paper.planes, ivory.astype(np.float32), teeth * np.float32(0.97))
 
 
-_EAR = np.array([(-10, 244), (2, 234), (12, 231), (19, 239), (20, 258), (16, 281), (11, 300), (4, 316), (-6, 320), (-14, 310)])
+_EAR = np.array(
+    [(-10, 244), (2, 234), (12, 231), (19, 239), (20, 258), (16, 281), (11, 300), (4, 316), (-6, 320), (-14, 310)]
+)
 _CONCHA = np.array([(-3, 256), (6, 247), (12, 255), (10, 274), (3, 290), (-4, 294)])
 
 
@@ -333,5 +338,7 @@ def draw_ears(canvas: Paper, head: Head, light: Light) -> None:
 def mean_outline() -> Floats:
     """Return the outline of the mean head, jaw and skull, [88, 2]."""
     skull = np.array([(399, 247), (399, 200), (394, 160), (379, 110), (345, 70), (300, 46), (256, 40)], np.float32)
-    skull = np.concatenate([skull, (skull * np.array([-1, 1], np.float32) + np.array([2 * MIDDLE, 0], np.float32))[-2::-1]])
+    skull = np.concatenate(
+        [skull, (skull * np.array([-1, 1], np.float32) + np.array([2 * MIDDLE, 0], np.float32))[-2::-1]]
+    )
     return np.concatenate([curve(mean_landmarks()[:17], 48), curve(skull, 40)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ _VARIANTS = 6
 
 @dataclass(frozen=True)
 class Style:
-    """How one style is cut and combed. Lengths in frame pixels, `part` a direction on the skull, `length` in radians."""
+    """How one style is cut and combed: frame pixels, `part` a direction on the skull, `length` in radians."""
 
     top: float
     side: float
@@ -48,7 +48,7 @@ class Style:
 STYLES = {
     "bald": Style(0, 0, (0, -1, 0), cover=0.0),
     "receding": Style(7, 8, (0.1, -0.9, -0.45), 0.5, 650, lift=40.0, cover=0.92),
-    "cropped": Style(6, 4, (0.0, -0.96, -0.3), 0.14, 1300, bottom=250, cover=0.86),
+    "cropped": Style(6, 4, (0.0, -0.96, -0.3), 0.16, 1300, bottom=250, cover=0.93),
     "short": Style(17, 9, (0.1, -0.98, -0.2), 0.55, 1300),
     "side-parted": Style(24, 10, (0.52, -0.84, 0.25), 0.85, 1300),
     "textured": Style(32, 9, (0.0, -0.75, -0.66), 0.34, 1000, wave=5.0),
@@ -93,7 +93,8 @@ def _hairline(wig: Wig) -> Floats:
     random, bottom = wig.random, wig.style.bottom
     lift = wig.style.lift + float(np.clip(random.normal(-2.0, 9.0), -16.0, 16.0))
     peak, open_by = random.uniform(-4, 8), wig.style.open
-    half = np.array([(134, bottom + 8), (125, bottom - 14), (121, 215), (119, 185), (108 - 0.1 * lift, 160 - 0.45 * lift),
+    half = np.array([(134, bottom + 8), (125, bottom - 14), (121, 215), (119, 185),
+                     (108 - 0.1 * lift, 160 - 0.45 * lift),
                      (84, 135 - 1.05 * lift - 0.35 * open_by), (48, 119 - 0.75 * lift - 0.8 * open_by),
                      (18, 114 - 0.55 * lift + peak - open_by)])  # fmt: skip
     half += random.normal(0.0, 1.6, half.shape)
@@ -114,7 +115,8 @@ def _outer(wig: Wig) -> Floats:
     low = math.asin(min((wig.style.bottom - CENTER[1]) / wig.radii[1], 0.95)) + math.pi / 2
     angle = np.linspace(low, -low, 90)
     rough = 1.0 + (0.05 if wig.style.curl else 0.022) * min(1.0, wig.style.top / 20.0) * (
-        wig.random.standard_normal(14) @ _waves())
+        wig.random.standard_normal(14) @ _waves()
+    )
     directions = np.stack([np.sin(angle) * rough, -np.cos(angle) * rough, np.zeros_like(angle)], axis=1)
     return wig.on_skull(directions.astype(np.float32))
 
@@ -126,7 +128,7 @@ def _basis(part: tuple[float, float, float]) -> tuple[Floats, Floats, Floats]:
     return pole, first, np.cross(pole, first)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _strand_stock(name: str, variant: int) -> tuple[Floats, Floats]:
     """Return strands that leave the parting along great circles: unit directions [N, P, 3] and lifts [N, P, 1].
 
@@ -220,14 +222,16 @@ def _strand_field(raster: Raster, *groups: Floats) -> Floats:
         fixed = raster.fixed(lines)
         for shade, value in enumerate((70, 130, 90, 160, 50, 190, 105, 145, 220)):
             cv2.polylines(field, list(fixed[shade::9]), False, value, thickness, cv2.LINE_AA, 4)
-    strength = min(1.0, 0.5 + 0.7 * raster.scale) * (0.6 if groups[-1].shape[1] == _CURL_POINTS else 1.0)
+    strength = min(1.0, 0.5 + 0.7 * raster.scale) * (0.45 if groups[-1].shape[1] == _CURL_POINTS else 1.0)
     return (field * np.float32(1 / 255.0) - np.float32(110 / 255.0)) * np.float32(strength)
 
 
 def _spread(wig: Wig, raster: Raster, cells: Floats) -> list[Floats]:
     """Return coarse planes [N, C, C] at the pixels of the window."""
     size = (wig.raster.size,) * 2
-    return [raster.of(cv2.resize(np.asarray(plane, np.float32), size, interpolation=cv2.INTER_LINEAR)) for plane in cells]
+    return [
+        raster.of(cv2.resize(np.asarray(plane, np.float32), size, interpolation=cv2.INTER_LINEAR)) for plane in cells
+    ]
 
 
 def _paint(canvas: Floats, wig: Wig, raster: Raster, alpha: Floats, field: Floats) -> None:
@@ -271,8 +275,9 @@ def _edge_hairs(wig: Wig, hairline: Floats, outer: Floats) -> Floats:
     picks = hairline[random.integers(0, len(hairline) - 1, many)]
     inward = picks - (middle + np.array([0.0, 55.0], np.float32))
     inward *= (1.0 / np.sqrt((inward**2).sum(1)))[:, None]
+    inward = inward * np.array([0.35, 0.0], np.float32) - np.array([0.0, 0.9], np.float32)
     size, jitter = 0.4 + 0.8 * random.random((many, 1), np.float32), random.standard_normal((many, 2), np.float32)
-    low = np.stack([picks - (0.7 * length) * inward * size + 2.0 * jitter, picks, picks + inward * 10.0], axis=1)
+    low = np.stack([picks - (0.7 * length) * inward * size + 1.5 * jitter, picks, picks + inward * 10.0], axis=1)
     rim = outer[random.integers(0, len(outer) - 1, many)]
     away = (rim - middle) * (1.0 / np.sqrt(((rim - middle) ** 2).sum(1)))[:, None]
     turn, fly = random.random((2, many, 1), np.float32)
@@ -334,7 +339,9 @@ def _curtains(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
 
 def _shadow(canvas: Floats, wig: Wig, alpha: Floats, on: Floats) -> None:
     shift = np.array([-wig.light.direction[0] * 9.0, 5.0 - 9.0 * wig.light.direction[1]]) * wig.raster.scale
-    moved = cv2.warpAffine(wig.raster.blur(alpha, 5.0), np.float32([[1, 0, shift[0]], [0, 1, shift[1]]]), alpha.shape[::-1])
+    moved = cv2.warpAffine(
+        wig.raster.blur(alpha, 5.0), np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32), alpha.shape[::-1]
+    )
     canvas *= 1.0 - 0.50 * moved * on
 
 
@@ -354,7 +361,7 @@ def draw_hair(canvas: Floats, wig: Wig, skin: Floats) -> None:
     alpha = np.minimum(np.maximum(alpha + field * (6.0 * alpha * (1.0 - alpha)), 0.0), 1.0)
     for cover, _ in layers[1:]:
         alpha = np.maximum(alpha, cover)
-    face = raster.window(np.array([[90.0, 60.0], [422.0, 480.0]]), 0.0)
+    face = raster.window(np.array([[90.0, 0.0], [422.0, 480.0]]), 0.0)
     _shadow(face.of(canvas), wig, face.of(alpha), face.of(skin))
     columns, rows = np.flatnonzero(alpha.max(0)), np.flatnonzero(alpha.max(1))
     tight = Raster(raster.size, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))

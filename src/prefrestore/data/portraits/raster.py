@@ -50,7 +50,9 @@ class Raster:
     def cut(self, planes: Floats, outer: Raster) -> Floats:
         """Return the view in this window of `planes` [..., h, w] that cover the window `outer`."""
         top, left = outer.rows.start or 0, outer.columns.start or 0
-        return planes[..., self.rows.start - top : self.rows.stop - top, self.columns.start - left : self.columns.stop - left]
+        return planes[
+            ..., self.rows.start - top : self.rows.stop - top, self.columns.start - left : self.columns.stop - left
+        ]
 
     def at(self, point: Floats) -> tuple[int, int]:
         """Return row and column in the window of the pixel nearest to a frame point, kept inside."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefrestore.data.portraits import accessories, features, hair, scene, skin, textures
-from prefrestore.data.portraits.anatomy import FRAME, MIDDLE
+from prefrestore.data.portraits.anatomy import FRAME
 from prefrestore.data.portraits.captions import caption
 from prefrestore.data.portraits.features import Paper
 from prefrestore.data.portraits.geometry import Head, build_head, surface_of
@@ -80,7 +80,7 @@ def render_traits(traits: Traits, image_size: int, seed: int, index: int) -> Por
     mask = _draw_face(paper, head, landmarks, body)
     accessories.draw_glasses(paper, head, light)
     hair.draw_hair(canvas, wig, mask)
-    image = scene.finish(canvas, raster, image_size)
+    image = scene.finish(canvas, image_size)
     pixels = landmarks * np.float32(image_size / FRAME) - np.float32(0.5)
     return Portrait(image, caption(traits), pixels.astype(np.float32), traits)
 

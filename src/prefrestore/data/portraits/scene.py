@@ -49,16 +49,16 @@ def background(traits: Traits, raster: Raster, random: np.random.Generator) -> F
     """Return the background, linear [3, S, S]."""
     tint = textures.TINTS[traits.background_color] * np.float32(random.uniform(0.8, 1.5))
     if traits.background in ("outdoors", "office"):
-        cells = _outdoors(random) if traits.background == "outdoors" else _office(tint, random)
-        cells = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in cells])
+        sharp = _outdoors(random) if traits.background == "outdoors" else _office(tint, random)
+        cells = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in sharp])
     else:
         x, y = _LINE[None, :], _LINE[:, None]
         depth = 1.0 if traits.background == "gradient" else 0.25
         cx, cy = random.uniform(0.2, 0.8), random.uniform(0.1, 0.7)
         glow = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.25)
-        cells = tint[:, None, None] * (1.0 + depth * (0.9 * glow - 0.55)) + 0.012
+        cells = (tint[:, None, None] * (1.0 + depth * (0.9 * glow - 0.55)) + 0.012).astype(np.float32)
     picture = np.empty((3, raster.size, raster.size), np.float32)
-    for plane, target in zip(cells.astype(np.float32), picture, strict=True):
+    for plane, target in zip(cells, picture, strict=True):
         cv2.resize(plane, (raster.size, raster.size), dst=target, interpolation=cv2.INTER_CUBIC)
     return np.maximum(picture, np.float32(0.004), out=picture)
 
@@ -86,7 +86,9 @@ def draw_neck(canvas: Paper, head: Head, light: Light, chin: Floats) -> None:
     raster = paper.raster
     x, _ = raster.axes()
     across = np.clip((x - center) / (1.08 * half), -0.97, 0.97)
-    facing = light.direction[0] * across + light.direction[2] * np.sqrt(1.0 - across * across) - 0.15 * light.direction[1]
+    facing = (
+        light.direction[0] * across + light.direction[2] * np.sqrt(1.0 - across * across) - 0.15 * light.direction[1]
+    )
     shape = np.concatenate([chin, [[chin[16, 0], 200.0], [chin[0, 0], 200.0]]]).astype(np.float32)
     drop = np.array([-light.direction[0] * 26.0, 20.0 - 42.0 * light.direction[1]], np.float32)
     shadow = raster.blur(raster.fill(shape + drop), 10.0 + 8.0 * light.softness)
@@ -121,25 +123,33 @@ def _opening(style: str, center: float, half: float) -> Floats:
     if style == "turtleneck":
         lower = np.array([(-half - 8, 448), (0, 462), (half + 8, 448)], np.float32)
     elif style == "crew neck" or style == "hoodie":
-        lower = np.array([(-half - 10, 455), (-half * 0.7, 484), (0, 497), (half * 0.7, 484), (half + 10, 455)], np.float32)
+        lower = np.array(
+            [(-half - 10, 455), (-half * 0.7, 484), (0, 497), (half * 0.7, 484), (half + 10, 455)], np.float32
+        )
     else:
-        lower = np.array([(-half - 6, 452), (-half * 0.45, 494), (0, 540), (half * 0.45, 494), (half + 6, 452)], np.float32)
+        lower = np.array(
+            [(-half - 6, 452), (-half * 0.45, 494), (0, 540), (half * 0.45, 494), (half + 6, 452)], np.float32
+        )
     bend = lower if style in ("v-neck", "shirt", "jacket") else curve(lower)
     up = np.array([(half + 10, 300), (-half - 10, 300)], np.float32)
     return np.concatenate([bend, up]) + np.array([center, 0.0], np.float32)
 
 
 def _collar(half: float, sign: float) -> Floats:
-    points = np.array([(half * 0.98, 440), (half + 14, 462), (half * 0.62, 516), (half * 0.16, 520), (half * 0.55, 488)])
+    points = np.array(
+        [(half * 0.98, 440), (half + 14, 462), (half * 0.62, 516), (half * 0.16, 520), (half * 0.55, 488)]
+    )
     return (points * np.array([sign, 1.0])).astype(np.float32)
 
 
 def _lapel(half: float, sign: float) -> Floats:
-    points = np.array([(half + 4, 452), (half + 40, 468), (half + 30, 515), (half + 8, 540), (half * 0.35, 540), (half * 0.8, 500)])
+    points = np.array(
+        [(half + 4, 452), (half + 40, 468), (half + 30, 515), (half + 8, 540), (half * 0.35, 540), (half * 0.8, 500)]
+    )
     return (points * np.array([sign, 1.0])).astype(np.float32)
 
 
-def _cloth_light(head: Head, light: Light, raster: Raster, center: float, random: np.random.Generator) -> Floats:
+def _cloth_light(light: Light, raster: Raster, center: float, random: np.random.Generator) -> Floats:
     """Return the light on the clothes, [3, S, S], with soft folds."""
     x, y = raster.axes()
     across = np.clip((x - center) / 300.0, -0.9, 0.9)
@@ -158,30 +168,37 @@ def draw_clothes(paper: Paper, head: Head, light: Light, random: np.random.Gener
     shoulders = raster.fill(_shoulders(center, half))
     opening = _opening(traits.clothing, center, half)
     bare = raster.fill(opening)
-    glow = _cloth_light(head, light, raster, center, random) * _weave(raster, random)
+    glow = _cloth_light(light, raster, center, random) * _weave(raster, random)
     middle = np.array([center, 0.0], np.float32)
     cloth = (color[:, None, None] * glow).astype(np.float32)
     if traits.clothing in ("shirt", "jacket"):
-        _draw_shirt(canvas, cloth, glow, shoulders, (half, middle), raster, traits)
+        _draw_shirt(paper, traits, center, cloth, glow)
         return
     garment = np.clip(shoulders - bare, 0.0, 1.0)
     if traits.clothing == "turtleneck":
-        tube = np.array([(-half - 9, 440), (0, 458), (half + 9, 440), (half + 14, 500), (-half - 14, 500)], np.float32) + middle
+        tube = (
+            np.array([(-half - 9, 440), (0, 458), (half + 9, 440), (half + 14, 500), (-half - 14, 500)], np.float32)
+            + middle
+        )
         garment = np.maximum(garment, raster.fill(tube))
     edge = raster.blank()
-    raster.strokes(edge, [opening[:-2] + np.array([0.0, 5.0], np.float32)], 10.0 if traits.clothing == "hoodie" else 6.0, 255)
+    raster.strokes(
+        edge, [opening[:-2] + np.array([0.0, 5.0], np.float32)], 10.0 if traits.clothing == "hoodie" else 6.0, 255
+    )
     canvas *= 1.0 - 0.35 * raster.blur(garment, 5.0) * bare
     over(canvas, cloth * (1.0 - 0.30 * to_float(raster.smear(edge, 2.0))), garment)
 
 
-def _draw_shirt(canvas: Floats, cloth: Floats, glow: Floats, shoulders: Floats, place: tuple[float, Floats],
-                raster: Raster, traits: Traits) -> None:  # fmt: skip
+def _draw_shirt(paper: Paper, traits: Traits, center: float, cloth: Floats, glow: Floats) -> None:
     """Draw a collared shirt, with lapels over it where the traits say jacket."""
-    half, middle = place
+    canvas, raster = paper.planes, paper.raster
+    half, middle = neck_half_width(traits), np.array([center, 0.0], np.float32)
     shirt = (linear(226, 230, 236)[:, None, None] * glow).astype(np.float32) if traits.clothing == "jacket" else cloth
     opening = raster.fill(np.array([(-half * 0.55, 470), (0, 530), (half * 0.55, 470), (0, 440)], np.float32) + middle)
-    below = np.array([(-half - 4, 456), (-half * 0.5, 490), (0, 522), (half * 0.5, 490), (half + 4, 456), (290, 560), (-290, 560)])
-    body = raster.fill((below + middle).astype(np.float32)) * shoulders
+    below = np.array(
+        [(-half - 4, 456), (-half * 0.5, 490), (0, 522), (half * 0.5, 490), (half + 4, 456), (290, 560), (-290, 560)]
+    )
+    body = raster.fill((below + middle).astype(np.float32)) * raster.fill(_shoulders(center, half))
     over(canvas, shirt, body)
     collars = raster.fill(*[_collar(half, sign) + middle for sign in (-1.0, 1.0)])
     over(canvas, np.zeros(3, np.float32), 0.30 * raster.blur(collars, 4.0) * np.maximum(body, opening))
@@ -189,7 +206,9 @@ def _draw_shirt(canvas: Floats, cloth: Floats, glow: Floats, shoulders: Floats, 
     if traits.clothing == "shirt":
         return
     outline = _shoulders(float(middle[0]), half)
-    inside = np.array([(-half * 0.9, 440), (-half * 0.35, 540), (half * 0.35, 540), (half * 0.9, 440)], np.float32) + middle
+    inside = (
+        np.array([(-half * 0.9, 440), (-half * 0.35, 540), (half * 0.35, 540), (half * 0.9, 440)], np.float32) + middle
+    )
     coat = np.clip(raster.fill(outline) - raster.fill(inside), 0.0, 1.0)
     over(canvas, cloth * 0.6, coat)
     lapels = raster.fill(*[_lapel(half, sign) + middle for sign in (-1.0, 1.0)])
@@ -197,7 +216,7 @@ def _draw_shirt(canvas: Floats, cloth: Floats, glow: Floats, shoulders: Floats, 
     over(canvas, cloth * 0.68, lapels)
 
 
-def finish(canvas: Floats, raster: Raster, size: int) -> NDArray[np.uint8]:
+def finish(canvas: Floats, size: int) -> NDArray[np.uint8]:
     """Return the developed picture, uint8 RGB [size, size, 3]: area average, vignette, highlight roll-off, gamma."""
     small = cv2.merge([cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA) for plane in canvas])
     x, y = (axis / FRAME - 0.5 for axis in Raster(size).axes())

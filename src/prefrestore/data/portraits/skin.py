@@ -1,4 +1,4 @@
-"""Light on the head: normals from depth, wrapped diffuse light, occlusion, cast shadows, shine; and the skin's colour."""
+"""Light on the head: normals from depth, wrapped diffuse light, occlusion, cast shadows, shine; and its colour."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def _occlusion(depth: Floats, raster: Raster) -> Floats:
 def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
     """Return the light on a surface given by its depth [S, S] in frame pixels; `oil` in 0..1 scales the shine."""
     slope = np.float32(raster.scale / 8.0)
-    gx, gy = (cv2.Sobel(depth, cv2.CV_32F, dx, 1 - dx, ksize=3, borderType=cv2.BORDER_REPLICATE) * slope for dx in (1, 0))
+    gx, gy = (
+        cv2.Sobel(depth, cv2.CV_32F, dx, 1 - dx, ksize=3, borderType=cv2.BORDER_REPLICATE) * slope for dx in (1, 0)
+    )
     inverse = 1.0 / cv2.sqrt(1.0 + gx * gx + gy * gy)
     lx, ly, lz = light.direction
     facing = (lz - lx * gx - ly * gy) * inverse
@@ -97,7 +99,7 @@ def light_head(depth: Floats, oil: Floats, light: Light, raster: Raster) -> Lit:
 
 @dataclass(frozen=True)
 class SkinFields:
-    """Maps of the mean face as seen in the picture, each [h, w]; without facial hair `beard` and `goatee` mean nothing."""
+    """Maps of the mean face in the picture, each [h, w]; `beard` and `goatee` mean nothing without facial hair."""
 
     redness: Floats
     dark: Floats
@@ -110,15 +112,15 @@ class SkinFields:
 def skin_fields(surface: Surface, traits: Traits) -> SkinFields:
     """Return the skin maps at every pixel of `surface`; wrinkles are weighted by age and expression."""
     skin_maps, beard_maps, wrinkle_maps = anatomy.skin_maps()
-    soft = [surface.spread(skin_maps)] + ([surface.spread(beard_maps)] if traits.facial_hair != "none" else [])
+    redness, dark, oil = surface.spread(skin_maps)
+    beard, goatee, _ = surface.spread(beard_maps) if traits.facial_hair != "none" else (oil, oil, oil)
     scale = np.float32(wrinkle_maps.shape[0] / FRAME)
     fine = cv2.remap(wrinkle_maps, surface.x * scale - 0.5, surface.y * scale - 0.5, cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
     age = float(smoothstep(34.0, 76.0, traits.age))
     smile = {"broad smile": 1.0, "slight smile": 0.5}.get(traits.expression, 0.0)
     weights = np.array([0.02 + 1.0 * age, 0.06 + 0.9 * age + 0.25 * smile, 0.04 + 0.7 * age + 0.4 * smile], np.float32)
-    beard, goatee, _ = soft[-1]
-    return SkinFields(*soft[0], beard, cv2.transform(fine, weights[None]), goatee)
+    return SkinFields(redness, dark, oil, beard, cv2.transform(fine, weights[None]), goatee)
 
 
 def detailed_depth(surface: Surface, fields: SkinFields, traits: Traits, grain: Floats) -> Floats:
@@ -139,13 +141,13 @@ def _spots(traits: Traits, head: Head, raster: Raster, random: np.random.Generat
     for point, radius in zip(raster.fixed(points), radii, strict=True):
         pixels = radius * raster.scale
         strength = 255.0 * min(1.0, (pixels / 0.55) ** 2) * random.uniform(0.4, 1.0)
-        cv2.circle(mask, (int(point[0]), int(point[1])), max(1, int(max(pixels, 0.55) * 16)), strength, -1, cv2.LINE_AA, 4)
+        cv2.circle(
+            mask, (int(point[0]), int(point[1])), max(1, int(max(pixels, 0.55) * 16)), strength, -1, cv2.LINE_AA, 4
+        )
     return to_float(mask)
 
 
-def skin_albedo(
-    head: Head, fields: SkinFields, raster: Raster, grain: Floats, random: np.random.Generator
-) -> Floats:
+def skin_albedo(head: Head, fields: SkinFields, raster: Raster, grain: Floats, random: np.random.Generator) -> Floats:
     """Return the colour of the bare skin, linear [3, S, S]."""
     traits = head.traits
     base = textures.skin_color(traits.melanin, traits.undertone)
@@ -157,5 +159,7 @@ def skin_albedo(
     albedo *= 1.0 - rosy * np.array([0.06, 0.34, 0.30], np.float32)[:, None, None]
     tired = 0.22 + 0.30 * float(smoothstep(30, 75, traits.age))
     albedo *= 1.0 - fields.dark * np.array([0.75, 0.95, 0.80], np.float32)[:, None, None] * np.float32(tired)
-    over(albedo, base * np.array([0.45, 0.33, 0.26], np.float32), np.float32(0.55) * _spots(traits, head, raster, random))
+    over(
+        albedo, base * np.array([0.45, 0.33, 0.26], np.float32), np.float32(0.55) * _spots(traits, head, raster, random)
+    )
     return albedo

@@ -81,7 +81,7 @@ _TILES = {"pores": _pores, "mottling": _mottling, "folds": _folds}
 
 
 def texture(name: str, raster: Raster, random: np.random.Generator) -> Floats:
-    """Return a named texture in the window, [h, w], cut at a random place; the same place of the frame at every size."""
+    """Return a named texture in the window, [h, w], from a random place, the same at every size."""
     size = raster.size
     left, top = (random.random(2) * size).astype(int)
     return raster.of(_TILES[name](size)[top : top + size, left : left + size])

@@ -1,4 +1,4 @@
-"""What a procedural person looks like: every visible trait, drawn once per index and independent of the picture size."""
+"""What a procedural person looks like: every visible trait, drawn once per index for every picture size."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _draw_eye_color(random: np.random.Generator, melanin: float) -> str:
 
 
 def _draw_shape(random: np.random.Generator, build: float) -> dict[str, float]:
-    """Return standard-normal shape parameters, cut at 2.2 and correlated through `build` (broad and heavy against fine)."""
+    """Return standard-normal shape parameters, cut at 2.2, correlated through `build` (broad against fine)."""
     shape = dict(zip(SHAPE_NAMES, np.clip(random.standard_normal(len(SHAPE_NAMES)), -2.2, 2.2).tolist(), strict=True))
     pull = {"jaw_width": 0.8, "chin_width": 0.7, "brow_weight": 0.9, "neck_width": 0.9, "nose_width": 0.4,
             "upper_lip": -0.5, "lower_lip": -0.5, "eye_size": -0.6, "brow_height": -0.6, "cheekbone": 0.2}  # fmt: skip
