@@ -1,7 +1,7 @@
 """Degradation at 512 px against a plain dense-kernel chain, in two processes, and in flat memory.
 
-Times of the comparison are processor seconds of one core, so that a busy machine changes them little; each figure is the
-best of some repeats. Prints tables; ``--json`` writes the figures, ``--sheet`` a contact sheet of all recipes.
+Times of the comparison are processor seconds of one core, so that a busy machine changes them little; each figure is
+the best of some repeats. Prints tables; ``--json`` writes the figures, ``--sheet`` a contact sheet of all recipes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def plain_chain(hq: np.ndarray, record: DegradationRecord) -> np.ndarray:
     field = np.random.Generator(np.random.PCG64(noise.seed)).standard_normal(image.shape, np.float32)  # type: ignore[union-attr]
     image = np.clip(image + field * (noise.sigma / 255), 0, 1)  # type: ignore[union-attr]
     flags = [cv2.IMWRITE_JPEG_QUALITY, jpeg.quality]  # type: ignore[union-attr]
-    _, coded = cv2.imencode(".jpg", np.rint(image[:, :, ::-1] * 255), flags)
+    _, coded = cv2.imencode(".jpg", np.rint(image[:, :, ::-1] * 255).astype(np.uint8), flags)
     image = np.float32(cv2.imdecode(coded, cv2.IMREAD_COLOR)[:, :, ::-1]) / 255
     image = cv2.resize(image, hq.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return np.clip(image * 255, 0, 255).astype(np.uint8)
@@ -124,14 +124,15 @@ def processes(count: int) -> dict[str, float]:
 
 
 MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from prefrestore.config import DegradeConfig
 from prefrestore.stages.degrade import run
 faces, pairs = map(Path, sys.argv[1:])
 run(DegradeConfig(recipe="pref_restore", eval_recipe="pref_restore", variants=1, shard_index=0, shard_count=1, seed=0,
                   workers=1), faces=faces, pairs=pairs)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) / 1024)
 """
 
 

@@ -83,7 +83,7 @@ def metric_rates(pairs: PairSet) -> dict[str, float]:
 
 
 def whole_evaluation(pairs: PairSet, preset: Path, workers: int) -> dict[str, float]:
-    """Return the seconds of measuring and reporting all columns, and of processors; drawing samples is no part of it."""
+    """Return the seconds of measuring and reporting all columns, and processor time; drawing is no part of it."""
     section = replace_workers(configfile.load_section(preset, "evaluate", EvaluateConfig), workers)
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 12, (SAMPLES, *pairs.hq.shape))

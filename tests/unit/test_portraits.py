@@ -27,7 +27,8 @@ def plain(index: int = 3, **changes: object) -> Traits:
     """Return traits with nothing in front of the face, and the given changes."""
     bare = {"glasses": "none", "facial_hair": "none", "hair_style": "short", "hair_color": "dark brown",
             "grey": 0.0,
-            "yaw": 0.0, "pitch": 0.0, "roll": 0.0, "freckles": False, "expression": "neutral", "melanin": 0.25}  # fmt: skip
+            "yaw": 0.0, "pitch": 0.0, "roll": 0.0, "freckles": False, "expression": "neutral",
+            "melanin": 0.25}  # fmt: skip
     return draw_traits(index, 0).but(**{**bare, **changes})
 
 

@@ -63,8 +63,8 @@ def _folder(uri: str, by_name: bool) -> Source:
 def folder_candidates(root: Path, *, by_name: bool) -> list[Candidate]:
     """Return the image files under a folder in the order of their ids.
 
-    If ``by_name``, subfolders ``train`` and ``val`` (or ``eval``) are the splits where one of them exists. Captions are in
-    the text file of the same stem; the identity is the folder an image lies in.
+    If ``by_name``, subfolders ``train`` and ``val`` (or ``eval``) are the splits where one of them exists. A caption is
+    the text file of the same stem; an identity is the folder an image lies in.
 
     Raises:
         UserError: there is no such folder, or no image file in it.

@@ -22,6 +22,8 @@ from prefrestore.faces.geometry import interocular, is_known
 
 SHOWN = ("psnr", "ms_ssim", "identity_similarity", "landmark_distance")
 SMALLEST_GROUP = 2
+SMALLEST_INTERVAL = 5
+"""Faces below which the report shows a group's mean but no interval: so few cannot be resampled."""
 
 ITA_BANDS: Mapping[str, tuple[float, float]] = {
     "light (ITA over 41)": (41.0, np.inf),

@@ -48,7 +48,7 @@ def frozen_pairs(source: Path, how: Freezing) -> tuple[PairSet, Mapping[str, Any
     """
     if (source / artifacts.MANIFEST).is_file():
         return load_pairs(source, "eval"), artifacts.read_json(source / COUNTS)
-    candidates = [row for row in folder_candidates(source, split="folder") if row.split in (None, "eval")]
+    candidates = [row for row in folder_candidates(source, by_name=True) if row.split in (None, "eval")]
     extraction = Extraction(
         how.image_size, aligned=False, split="hash", eval_share=1.0, licence="unknown", seed=how.seed
     )

@@ -16,6 +16,7 @@ from prefrestore.evaluation import pictures
 from prefrestore.evaluation.assessment import Assessment
 from prefrestore.evaluation.charts import interval_bar, line_chart, reliability_chart
 from prefrestore.evaluation.groups import SHOWN as GROUP_METRICS
+from prefrestore.evaluation.groups import SMALLEST_INTERVAL
 from prefrestore.evaluation.metrics import METRICS
 from prefrestore.evaluation.significance import Comparison, Estimate
 from prefrestore.evaluation.summary import statements
@@ -99,6 +100,7 @@ def render(found: Assessment, origin: Origin, faces_shown: int) -> str:
         table=metric_rows(found.summary),
         comparisons=grouped_comparisons(found.comparisons),
         group_metrics=GROUP_METRICS,
+        group_interval=SMALLEST_INTERVAL,
         curves={source.name: charts for source in origin.sources if (charts := charts_of(source.folder))},
         digests={source.name: artifacts.digest(source.folder) for source in origin.sources},
         counts=origin.counts,

@@ -56,8 +56,10 @@ def simulate(
     for showing in showings:
         pair = _pair(candidates, showing, digests[candidates.groups[showing.a]])
         first = seeding.derive(config.seed, "annotator", pair["pair_id"]) % annotator.annotators
-        doubled = annotator.annotators > 1 and seeding.rng(config.seed, "doubled", pair["pair_id"]).random()
-        twice = doubled is not False and doubled < annotator.doubled
+        twice = (
+            annotator.annotators > 1
+            and seeding.rng(config.seed, "doubled", pair["pair_id"]).random() < annotator.doubled
+        )
         for number in (first, (first + 1) % annotator.annotators)[: 1 + twice]:
             random = seeding.rng(config.seed, "choice", pair["pair_id"], number)
             difference = float(measured[UTILITY][showing.a] - measured[UTILITY][showing.b])

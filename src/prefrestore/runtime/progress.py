@@ -26,8 +26,9 @@ def track(
         unit: what one item is called.
     """
     if sys.stderr.isatty():
-        looks = {"unit": unit, "dynamic_ncols": True, "mininterval": 0.2}
-        yield from tqdm(items, description, total=total, initial=initial, **looks)
+        yield from tqdm(
+            items, description, total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.2
+        )
         return
     if initial:
         _log(f"{description}: resumes at {initial}/{total} {unit}")

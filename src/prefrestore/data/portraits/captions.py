@@ -62,7 +62,7 @@ def _setting(traits: Traits) -> str:
 
 
 def caption(traits: Traits) -> str:
-    """Return one sentence that names visible traits only, the same for equal traits; left and right are the picture's."""
+    """Return one sentence that names visible traits only, equal for equal traits; left and right are the picture's."""
     opening = _OPENINGS[int(traits.age * 1000.0) % len(_OPENINGS)].format(_PERSON[traits.age_band])
     garment = _GARMENT[traits.clothing].replace("a ", f"a {traits.clothing_color} ", 1)
     rest = [_MOOD[traits.expression], *_turn(traits), f"wearing {garment}", _setting(traits)]

@@ -21,6 +21,9 @@ _DARK = linear(26, 18, 16)
 _SCLERA, _CARUNCLE, _AMBER = (
     linear(*color)[:, None, None] for color in ((226, 219, 214), (190, 116, 106), (120, 80, 40))
 )
+_OUTER = np.stack([np.linspace(0.96, 0.02, 24), np.linspace(0.04, 0.98, 24)]).astype(np.float32)
+_LASH_LEAN = np.array([[-1.0], [1.0]], np.float32) * (1.6 * _OUTER - np.float32(0.5))
+_LASH_SIZE = np.float32(0.55) + np.float32(0.6) * _OUTER
 _EYE_PARTS = (slice(36, 42), slice(42, 48))
 _LID_ARCH = np.array([0.0, 1.0], np.float32) * (np.sin(np.linspace(0.25, 2.9, 24))[:, None] ** 0.7).astype(np.float32)
 
@@ -171,17 +174,15 @@ def paint_brows(albedo: Paper, head: Head, landmarks: Floats, random: np.random.
 
 def _lashes(lids: Floats, length: float, random: np.random.Generator) -> Floats:
     """Return lashes along the two lids [2, 24, 2], [N, 3, 2]; they lean outward, and up where `length` is above 0."""
-    count = 24
-    along = np.linspace(0.04, 0.98, count, dtype=np.float32)
-    root = lids
-    noise = random.standard_normal((2, 2, count), np.float32)
-    outward = np.array([[-1.0], [1.0]], np.float32)
-    outer = np.stack([1.0 - along, along])
-    lean = outward * (-0.5 + 1.6 * outer) + 0.12 * noise[0]
-    size = length * (0.55 + 0.6 * outer) * (0.95 + 0.14 * noise[1])
-    tip = root + np.stack([lean * np.abs(size), -size], axis=-1)
-    bend = root + 0.55 * (tip - root) + np.stack([0.25 * lean * np.abs(size), 0.10 * size], axis=-1)
-    return np.stack([root, bend, tip], axis=2).reshape(-1, 3, 2)
+    noise = random.standard_normal((2, 2, 24), np.float32)
+    lean, size = _LASH_LEAN + 0.12 * noise[0], _LASH_SIZE * (length * (0.95 + 0.14 * noise[1]))
+    lines = np.repeat(lids[:, :, None], 3, axis=2)
+    side = lean * np.abs(size)
+    lines[:, :, 1, 0] += 0.8 * side
+    lines[:, :, 1, 1] -= 0.45 * size
+    lines[:, :, 2, 0] += side
+    lines[:, :, 2, 1] -= size
+    return lines.reshape(-1, 3, 2)
 
 
 @lru_cache(maxsize=1)

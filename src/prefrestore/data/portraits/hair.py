@@ -24,6 +24,8 @@ _CELLS = 64
 _POINTS = 6
 _CURL_POINTS = 7
 _VARIANTS = 6
+_LOCKS = 152
+_WISPS = 110
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _curtain_paths(wig: Wig, spread: Floats) -> Floats:
     t = np.linspace(0.0, 1.0, 16 if style.wave > 4.0 else 10, dtype=np.float32)
     s = spread[:, None]
     sides = np.array([-1.0, 1.0], np.float32)[:, None, None]
-    noise = random.standard_normal((2, 2, count, 1), np.float32)
+    noise = random.standard_normal((_LOCKS, 2, 2), np.float32)[:count].T[..., None]
     top = 105.0 + 55.0 * s
     y = top + (style.curtain * (1.0 + 0.05 * noise[0] * (style.curtain < 500.0)) - top) * t
     long = style.curtain > 450.0
@@ -256,7 +258,7 @@ def draw_back_hair(canvas: Floats, wig: Wig) -> None:
     """Draw what hangs behind neck and shoulders, in the shade."""
     if wig.style.curtain == 0.0:
         return
-    raster = wig.raster.window(np.array([[40.0, 150.0], [472.0, 512.0]]), 0.0)
+    raster = wig.raster.box(40.0, 150.0, 472.0, 512.0)
     lines = _curtain_paths(wig, np.linspace(0.05, 1.0, 40, dtype=np.float32))
     mask = raster.blur(raster.fill(np.concatenate([lines[0, -1], lines[1, -1, ::-1]])), 1.5)
     field = _strand_field(raster, lines.reshape(-1, *lines.shape[2:]))
@@ -269,18 +271,19 @@ def draw_back_hair(canvas: Floats, wig: Wig) -> None:
 def _edge_hairs(wig: Wig, hairline: Floats, outer: Floats) -> Floats:
     """Return short hairs that break up the hairline and the silhouette, [N, 3, 2]."""
     random, style = wig.random, wig.style
-    many = 110 if wig.raster.scale > 0.5 else 64
+    many = _WISPS if wig.raster.scale > 0.5 else 64
     length = 7.0 if style.cover < 0.95 or style.top < 10 else 11.0
     middle = wig.on_skull(np.zeros((1, 3), np.float32))[0]
-    picks = hairline[random.integers(0, len(hairline) - 1, many)]
+    picks = hairline[random.integers(0, len(hairline) - 1, _WISPS)[:many]]
     inward = picks - (middle + np.array([0.0, 55.0], np.float32))
     inward *= (1.0 / np.sqrt((inward**2).sum(1)))[:, None]
     inward = inward * np.array([0.35, 0.0], np.float32) - np.array([0.0, 0.9], np.float32)
-    size, jitter = 0.4 + 0.8 * random.random((many, 1), np.float32), random.standard_normal((many, 2), np.float32)
+    size = 0.4 + 0.8 * random.random((_WISPS, 1), np.float32)[:many]
+    jitter = random.standard_normal((_WISPS, 2), np.float32)[:many]
     low = np.stack([picks - (0.7 * length) * inward * size + 1.5 * jitter, picks, picks + inward * 10.0], axis=1)
-    rim = outer[random.integers(0, len(outer) - 1, many)]
+    rim = outer[random.integers(0, len(outer) - 1, _WISPS)[:many]]
     away = (rim - middle) * (1.0 / np.sqrt(((rim - middle) ** 2).sum(1)))[:, None]
-    turn, fly = random.random((2, many, 1), np.float32)
+    turn, fly = random.random((_WISPS, 2), np.float32)[:many].T[..., None]
     along = away[:, ::-1] * np.array([-1.0, 1.0], np.float32) * np.where(turn < 0.5, -10.0, 10.0)
     out = away * (min(6.0, 1.5 + 0.16 * style.top) * (0.2 + 0.8 * fly))
     high = np.stack([rim - 3.0 * away, rim + 0.5 * out + 0.4 * along, rim + out + along], axis=1)
@@ -303,7 +306,7 @@ def _cap(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
         tufts = part.blank()
         part.strokes(tufts, lines[-200:, :4], 9.0, 255)
         soft = np.maximum(soft, part.blur(to_float(tufts), 1.5))
-    raster.of(alpha)[part.rows, part.columns] = np.maximum(soft, to_float(hairs))
+    part.of(alpha)[...] = np.maximum(soft, to_float(hairs))
     return alpha, lines
 
 
@@ -324,7 +327,9 @@ def _fringe(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
 
 def _curtains(wig: Wig, raster: Raster) -> tuple[Floats, Floats]:
     """Return coverage and strands of the hair that hangs beside the face."""
-    spread = np.concatenate([[0.0, 1.0], wig.random.random(150 if raster.scale > 0.5 else 72, np.float32)])
+    spread = np.concatenate(
+        [[0.0, 1.0], wig.random.random(_LOCKS - 2, np.float32)[: None if raster.scale > 0.5 else 72]]
+    )
     paths = _curtain_paths(wig, spread.astype(np.float32))
     fills = [np.concatenate([side[0, :-2], side[1, -3::-1]]) for side in paths]
     strands = paths.reshape(-1, *paths.shape[2:])
@@ -361,10 +366,11 @@ def draw_hair(canvas: Floats, wig: Wig, skin: Floats) -> None:
     alpha = np.minimum(np.maximum(alpha + field * (6.0 * alpha * (1.0 - alpha)), 0.0), 1.0)
     for cover, _ in layers[1:]:
         alpha = np.maximum(alpha, cover)
-    face = raster.window(np.array([[90.0, 0.0], [422.0, 480.0]]), 0.0)
+    face = raster.box(90.0, 0.0, 422.0, 480.0)
     _shadow(face.of(canvas), wig, face.of(alpha), face.of(skin))
     columns, rows = np.flatnonzero(alpha.max(0)), np.flatnonzero(alpha.max(1))
-    tight = Raster(raster.size, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    tight = Raster(raster.size, top, left, (bottom + 1 - top, right + 1 - left))
     _paint(canvas, wig, tight, tight.of(alpha), tight.of(field))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -16,66 +14,64 @@ from prefrestore.data.portraits.anatomy import FRAME
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 _SHIFT = 4
+_FIXED = 1 << _SHIFT
 
 
-@dataclass(frozen=True)
 class Raster:
-    """A window of a picture that shows the 512 px frame at `size` pixels; by default the whole picture."""
+    """A window of a picture that shows the 512 px frame at `size` pixels; by default the whole picture.
 
-    size: int
-    rows: slice = field(default_factory=lambda: slice(None))
-    columns: slice = field(default_factory=lambda: slice(None))
+    Attributes: `scale` pixels per frame pixel, `top` and `left` the window's first pixel, `shape` its height and width.
+    """
 
-    @cached_property
-    def scale(self) -> float:
-        """Return pixels per frame pixel."""
-        return self.size / FRAME
+    __slots__ = ("_origin", "_step", "left", "scale", "shape", "size", "top")
 
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        """Return height and width of the window in pixels."""
-        (top, bottom, _), (left, right, _) = self.rows.indices(self.size), self.columns.indices(self.size)
-        return bottom - top, right - left
+    def __init__(self, size: int, top: int = 0, left: int = 0, shape: tuple[int, int] | None = None) -> None:
+        self.size, self.top, self.left = size, top, left
+        self.shape = (size, size) if shape is None else shape
+        self.scale = size / FRAME
+        self._step = np.float32(self.scale * _FIXED)
+        self._origin = np.array([_FIXED * (left + 0.5), _FIXED * (top + 0.5)], np.float32)
 
     def window(self, points: Floats, margin: float) -> Raster:
         """Return the window of this picture around frame `points` [N, 2], `margin` frame pixels wider."""
-        low, high = (points.min(0) - margin) * self.scale, (points.max(0) + margin) * self.scale
-        columns, rows = (slice(max(0, math.floor(low[axis])), min(self.size, math.ceil(high[axis]))) for axis in (0, 1))
-        return Raster(self.size, rows, columns)
+        left, top = points.min(0).tolist()
+        right, bottom = points.max(0).tolist()
+        return self.box(left - margin, top - margin, right + margin, bottom + margin)
+
+    def box(self, left: float, top: float, right: float, bottom: float) -> Raster:
+        """Return the window of this picture that holds a rectangle of the frame."""
+        first_row, first_column = max(0, math.floor(top * self.scale)), max(0, math.floor(left * self.scale))
+        rows, columns = (min(self.size, math.ceil(end * self.scale)) for end in (bottom, right))
+        return Raster(self.size, first_row, first_column, (rows - first_row, columns - first_column))
 
     def of(self, planes: Floats) -> Floats:
         """Return the view of whole-picture `planes` [..., S, S] in this window."""
-        return planes[..., self.rows, self.columns]
+        height, width = self.shape
+        return planes[..., self.top : self.top + height, self.left : self.left + width]
 
     def cut(self, planes: Floats, outer: Raster) -> Floats:
         """Return the view in this window of `planes` [..., h, w] that cover the window `outer`."""
-        top, left = outer.rows.start or 0, outer.columns.start or 0
-        return planes[
-            ..., self.rows.start - top : self.rows.stop - top, self.columns.start - left : self.columns.stop - left
-        ]
+        top, left, (height, width) = self.top - outer.top, self.left - outer.left, self.shape
+        return planes[..., top : top + height, left : left + width]
 
     def at(self, point: Floats) -> tuple[int, int]:
         """Return row and column in the window of the pixel nearest to a frame point, kept inside."""
-        column, row = (np.asarray(point) * self.scale).astype(int) - [self.columns.start or 0, self.rows.start or 0]
+        column, row = point.tolist()
         height, width = self.shape
-        return int(np.clip(row, 0, height - 1)), int(np.clip(column, 0, width - 1))
+        return (min(max(int(row * self.scale) - self.top, 0), height - 1),
+                min(max(int(column * self.scale) - self.left, 0), width - 1))  # fmt: skip
 
     def axes(self) -> tuple[Floats, Floats]:
         """Return x [1, w] and y [h, 1] of the pixels' centres in the frame."""
-        lines = [(np.arange(*part.indices(self.size), dtype=np.float32) + np.float32(0.5)) / np.float32(self.scale)
-                 for part in (self.columns, self.rows)]  # fmt: skip
-        return lines[0][None, :], lines[1][:, None]
+        height, width = self.shape
+        x = np.arange(self.left + 0.5, self.left + width, dtype=np.float32)
+        y = np.arange(self.top + 0.5, self.top + height, dtype=np.float32)
+        step = np.float32(1.0 / self.scale)
+        return (x * step)[None, :], (y * step)[:, None]
 
     def fixed(self, points: Floats) -> NDArray[np.int32]:
         """Return frame points as OpenCV's fixed-point pixel coordinates in the window."""
-        step, origin = self._steps
-        return np.rint(points * step - origin).astype(np.int32)
-
-    @cached_property
-    def _steps(self) -> tuple[np.float32, Floats]:
-        """Return fixed-point steps per frame pixel, and the first pixel's centre in such steps."""
-        origin = np.array([self.columns.start or 0, self.rows.start or 0], np.float32) + np.float32(0.5)
-        return np.float32(self.scale * (1 << _SHIFT)), origin * np.float32(1 << _SHIFT)
+        return np.rint(points * self._step - self._origin).astype(np.int32)
 
     def blank(self) -> Bytes:
         """Return an empty mask."""

@@ -15,6 +15,7 @@ from prefrestore.data.portraits.skin import Light
 from prefrestore.data.portraits.traits import Traits
 
 _CELLS = 24
+_BREAST = np.array([[0.0, 436.0], [FRAME, FRAME]], np.float32)
 _LINE = np.linspace(0.0, 1.0, _CELLS, dtype=np.float32)
 _GROUNDS = ((0.13, 0.19, 0.07), (0.09, 0.13, 0.06), (0.22, 0.20, 0.17), (0.30, 0.20, 0.11), (0.16, 0.18, 0.22))
 
@@ -163,7 +164,7 @@ def draw_clothes(paper: Paper, head: Head, light: Light, random: np.random.Gener
     """Draw the garment that the traits name."""
     traits, center, half = head.traits, torso_center(head), neck_half_width(head.traits)
     color = textures.TINTS[traits.clothing_color] * np.float32(random.uniform(0.5, 1.1))
-    paper = paper.window(np.array([[0.0, 436.0], [FRAME, FRAME]]), 0.0)
+    paper = paper.window(_BREAST, 0.0)
     canvas, raster = paper.planes, paper.raster
     shoulders = raster.fill(_shoulders(center, half))
     opening = _opening(traits.clothing, center, half)
