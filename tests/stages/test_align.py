@@ -14,8 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from prefrestore import artifacts
-from prefrestore import configfile
+from prefrestore import artifacts, configfile
 from prefrestore.config import AlignConfig, LoraConfig
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_sigma

@@ -237,3 +237,17 @@ def test_raster_fill_area() -> None:
 
 def test_controls_hold_the_landmarks_first() -> None:
     np.testing.assert_array_equal(control_points()[:68], mean_landmarks())
+
+
+def test_raster_windows_stay_inside_their_window() -> None:
+    outer = Raster(64).box(100.0, 100.0, 300.0, 300.0)
+    inner = outer.box(50.0, 120.0, 280.0, 400.0)
+    planes = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
+    np.testing.assert_array_equal(inner.cut(outer.of(planes), outer), inner.of(planes))
+    assert inner.cut(outer.of(planes), outer).shape == inner.shape
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_three_hundred_people_can_be_drawn(size: int) -> None:
+    for index in range(0, 300, 2):
+        assert render(index, size, seed=7).image.std() > 5.0

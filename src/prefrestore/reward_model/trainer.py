@@ -83,6 +83,7 @@ class RewardTrainer:
     """Trains the ensemble; its whole state fits into a checkpoint."""
 
     def __init__(self, config: TrainRewardConfig, make: Callable[[int], Batch]) -> None:
+        seeding.be_deterministic()
         self._config, self._make = config, make
         self.network = new_network(config)
         self._optimizer = torch.optim.AdamW(

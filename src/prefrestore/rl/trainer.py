@@ -37,6 +37,7 @@ from prefrestore.runtime.checkpoint import (
 )
 from prefrestore.runtime.ema import ema_decay
 from prefrestore.runtime.progress import track
+from prefrestore.runtime.seeding import be_deterministic
 
 History = list[dict[str, float]]
 CURVE_ROWS = 200
@@ -198,6 +199,7 @@ def align(restorer: Restorer, around: Surroundings, config: AlignConfig) -> Alig
     Raises:
         UserError: there are fewer LQ images than groups, or the base cannot be judged.
     """
+    be_deterministic()
     saved = around.checkpoints.latest()
     if saved:
         trainer = Trainer(restorer, config, Watch(**saved.state["watch"]))

@@ -26,6 +26,19 @@ def torch_generator(*parts: int | str) -> Any:
     return torch.Generator().manual_seed(derive(*parts))
 
 
+def be_deterministic() -> None:
+    """Make torch choose kernels whose results repeat to the bit.
+
+    Without it oneDNN's convolution gradients depend on where tensors happen to lie in memory. An operation that has no
+    such kernel (on a GPU) warns instead of failing.
+    """
+    import torch
+    import torch.utils.deterministic
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
     """Return the permutation of ``range(size)`` that epoch ``epoch`` goes through."""
     return rng("order", seed, epoch).permutation(size)

@@ -20,6 +20,7 @@ from prefrestore.runtime.checkpoint import (
 )
 from prefrestore.runtime.ema import Ema
 from prefrestore.runtime.progress import track
+from prefrestore.runtime.seeding import be_deterministic
 
 History = list[dict[str, float]]
 StepLoss = Callable[[int], dict[str, Tensor]]
@@ -103,6 +104,7 @@ def fit(
     Raises:
         FloatingPointError: the loss is no finite number.
     """
+    be_deterministic()
     parameters = trainable_parameters(modules)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay else None

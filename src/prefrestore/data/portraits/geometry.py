@@ -20,7 +20,7 @@ SMILE = {"neutral": 0.05, "slight smile": 0.6, "broad smile": 1.0, "open mouth":
 GAP = {"neutral": 1.0, "slight smile": 1.0, "broad smile": 12.0, "open mouth": 24.0}
 MEAN_GAP = 5.5
 _NODE = FRAME / (GRID - 1)
-_CELLS = 64
+_CELLS = 56
 _SOFT = 96
 
 

@@ -155,7 +155,7 @@ def _strand_stock(name: str, variant: int) -> tuple[Floats, Floats]:
 def _combed(wig: Wig) -> Floats:
     """Return the strands on the skull, [N, P, 2] in the frame; fewer where the picture is small."""
     directions, lift = _strand_stock(wig.head.traits.hair_style, int(wig.random.integers(0, _VARIANTS)))
-    count = int(len(directions) * min(1.0, max(0.5, 1.4 * wig.raster.scale)))
+    count = int(len(directions) * min(1.0, max(0.36, 1.25 * wig.raster.scale)))
     directions, lift = directions[:count] * np.array([wig.side, 1.0, 1.0], np.float32), lift[:count]
     return wig.on_skull(directions.reshape(-1, 3), lift.reshape(-1, 1)).reshape(-1, _POINTS, 2)
 

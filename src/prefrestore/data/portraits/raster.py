@@ -33,16 +33,18 @@ class Raster:
         self._origin = np.array([_FIXED * (left + 0.5), _FIXED * (top + 0.5)], np.float32)
 
     def window(self, points: Floats, margin: float) -> Raster:
-        """Return the window of this picture around frame `points` [N, 2], `margin` frame pixels wider."""
+        """Return the part of this window around frame `points` [N, 2], `margin` frame pixels wider."""
         left, top = points.min(0).tolist()
         right, bottom = points.max(0).tolist()
         return self.box(left - margin, top - margin, right + margin, bottom + margin)
 
     def box(self, left: float, top: float, right: float, bottom: float) -> Raster:
-        """Return the window of this picture that holds a rectangle of the frame."""
-        first_row, first_column = max(0, math.floor(top * self.scale)), max(0, math.floor(left * self.scale))
-        rows, columns = (min(self.size, math.ceil(end * self.scale)) for end in (bottom, right))
-        return Raster(self.size, first_row, first_column, (rows - first_row, columns - first_column))
+        """Return the part of this window that shows a rectangle of the frame."""
+        height, width = self.shape
+        row, column = max(self.top, math.floor(top * self.scale)), max(self.left, math.floor(left * self.scale))
+        last_row = min(self.top + height, math.ceil(bottom * self.scale))
+        last_column = min(self.left + width, math.ceil(right * self.scale))
+        return Raster(self.size, row, column, (last_row - row, last_column - column))
 
     def of(self, planes: Floats) -> Floats:
         """Return the view of whole-picture `planes` [..., S, S] in this window."""

@@ -43,7 +43,7 @@ def _head_outline(head: Head) -> tuple[Floats, ...]:
 def _draw_face(canvas: Paper, head: Head, landmarks: Floats, random: np.random.Generator) -> Floats:
     """Draw the lit head with its features onto the canvas and return the head's mask, [S, S]."""
     light, outline = skin.light_of(head.traits), _head_outline(head)
-    paper = canvas.window(outline[0], 18.0)
+    paper = canvas.window(outline[0], 3.0 if head.traits.facial_hair == "none" else 18.0)
     face = paper.raster
     surface = surface_of(head, face)
     fields = skin.skin_fields(surface, head.traits)

@@ -14,7 +14,7 @@ from prefrestore.data.portraits.raster import Raster, over, to_float
 from prefrestore.data.portraits.traits import Traits
 
 _MARCH = (6.0, 13.0, 23.0, 38.0, 56.0)
-_SHADOW_PIXEL = 4.0
+_SHADOW_PIXEL = 5.5
 
 
 @dataclass(frozen=True)
