@@ -65,5 +65,6 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=name)
         axes.set(title=title, xlabel="epoch")
-        axes.legend(fontsize="small")
+        if axes.lines:
+            axes.legend(fontsize="small")
     figure.savefig(path, dpi=90)

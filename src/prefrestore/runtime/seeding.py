@@ -33,10 +33,8 @@ def be_deterministic() -> None:
     such kernel (on a GPU) warns instead of failing.
     """
     import torch
-    import torch.utils.deterministic
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
