@@ -16,7 +16,7 @@ from prefrestore.commands import stage as stage_commands
 from prefrestore.errors import UserError
 from prefrestore.stage import ARTIFACTS, STAGES
 
-PRESETS = ("smoke", "tiny", "portrait")
+PRESETS = ("smoke", "tiny", "portrait", "full")
 ORDER = list(STAGES)
 
 
