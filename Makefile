@@ -49,6 +49,7 @@ format: setup ## format the code and mend what ruff can mend
 	ruff check --fix .
 
 lock: setup ## resolve requirements/*.lock again (needs an index; platform packages come with torch)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/run.lock
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/dev.lock
 

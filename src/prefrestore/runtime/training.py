@@ -114,7 +114,7 @@ def fit(
             group["lr"] = learning_rate(settings, step)
         values = step_loss(step)
         if not torch.isfinite(values["loss"]):
-            raise FloatingPointError(f"{name}: the loss is {float(values['loss'])} at step {step}")
+            raise FloatingPointError(f"{name}: the loss is {values['loss'].item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)
         values["loss"].backward()
         nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
