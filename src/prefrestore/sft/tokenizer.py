@@ -81,7 +81,7 @@ def train_tokenizer(
 ) -> tuple[ImageTokenizer, History]:
     """Train a tokenizer on images [N, H, W, 3] uint8: first the features, then the codebook that fits them.
 
-    Learning both at once by a straight-through gradient collapsed to a handful of codes here at every rate tried.
+    Learning both at once by a straight-through gradient can collapse to a handful of codes, as it did at the tiny size.
     """
     torch.manual_seed(derive(seed, "tokenizer"))
     tokenizer = build_tokenizer(config)
