@@ -184,6 +184,8 @@ def test_pictures_of_any_mode_and_size_are_taken(pipeline: PrefRestorePipeline) 
 def test_numbers_of_pictures_and_texts_must_agree(pipeline: PrefRestorePipeline) -> None:
     with pytest.raises(UserError, match="2 images but 1 texts"):
         pipeline([Image.new("RGB", (8, 8))] * 2, text=["one"])
+    with pytest.raises(UserError, match="no image to restore"):
+        pipeline([])
 
 
 def test_saved_pipeline_restores_equally(pipeline: PrefRestorePipeline, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline
 from diffusers.utils import BaseOutput
@@ -146,10 +147,12 @@ class PrefRestorePipeline(DiffusionPipeline):
             num_inference_steps: sampling steps; ``sampler_steps`` when not given.
 
         Raises:
-            UserError: the numbers of pictures and texts differ.
+            UserError: there is no picture, or the numbers of pictures and texts differ.
         """
         pictures = [image] if isinstance(image, Image.Image) else list(image)
         texts = [text] * len(pictures) if isinstance(text, str) else list(text)
+        if not pictures:
+            raise UserError("there is no image to restore: give at least one")
         if len(texts) != len(pictures):
             raise UserError(f"{len(pictures)} images but {len(texts)} texts: give one text, or one for each image")
         side = (self.image_size, self.image_size)
@@ -163,8 +166,6 @@ class PrefRestorePipeline(DiffusionPipeline):
 
 def to_tensor_of(picture: Image.Image, side: tuple[int, int]) -> Tensor:
     """Return a picture as [1, 3, H, W] in [0, 1], resized (Lanczos) where needed."""
-    import numpy as np
-
     rgb = picture.convert("RGB")
     sized = rgb if rgb.size == side else rgb.resize(side, Image.Resampling.LANCZOS)
     return to_tensor(np.asarray(sized)[None])
