@@ -48,6 +48,10 @@ class IngestConfig(Section):
     image_size: Positive = Field(description="side of the square faces, pixels")
     num_train: Count = Field(description="training faces to take (0: all there are)")
     num_eval: Count = Field(description="evaluation faces to take (0: all there are)")
+    drawn: Count = Field(
+        description="captioned portraits of our own drawing added to another source's training faces, so that text "
+        "keeps its meaning where photographs have no captions"
+    )
     aligned: bool = Field(description="images are FFHQ-aligned faces already: do not detect and align again")
     split: Literal["folder", "identity", "hash"] = Field(
         description="folder: subfolders train/ and val/ (by hash where there are none); identity: by person"

@@ -104,6 +104,27 @@ def test_unknown_landmarks_are_nan_and_an_empty_split_is_told(base: Config, tmp_
 # --- the same bytes however the work is cut -------------------------------------------------------
 
 
+def test_drawn_portraits_join_the_training_faces_alone(base: Config, tmp_path: Path) -> None:
+    """Photographs keep both splits; portraits come with caption, exact landmarks and their own licence."""
+    source = tmp_path / "source"
+    save(source / "train" / "a.png", 1)
+    save(source / "val" / "b.png", 2)
+    wanted = aligned(source, drawn=3, num_train=1, licence="CC-BY-4.0")
+    folder = run(base, "ingest", {"faces": tmp_path / "faces"}, **wanted)
+    rows = {
+        row["id"]: row for path in sorted(folder.glob("faces-*.parquet")) for row in pq.read_table(path).to_pylist()
+    }
+    drawn = [row for row in rows.values() if row["id"].startswith("portraits-")]
+    assert [row["id"] for row in drawn] == [f"portraits-{index:06d}" for index in range(3)]
+    assert all(row["caption"] and row["split"] == "train" and row["licence"] == "CC0-1.0" for row in drawn)
+    assert not np.isnan(load_faces(folder, "train").landmarks[:3]).any()
+    assert {row["split"]: row["licence"] for row in rows.values() if row not in drawn} == {
+        "train": "CC-BY-4.0",
+        "eval": "CC-BY-4.0",
+    }
+    assert artifacts.read_json(folder / "counts.json")["train"] == 4
+
+
 def test_any_number_of_processes_makes_the_same_bytes(base: Config, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for number in range(MANY):

@@ -33,7 +33,7 @@ class Intake:
         self.rejected: list[Rejection] = []
 
     def faces(self) -> Iterator[Face]:
-        """Yield faces in the order of the source, as many of each split as wanted.
+        """Yield faces in the order of the source, as many of each split as wanted, then the drawn ones.
 
         Raises:
             UserError: the source does not exist, or a split stays empty.
@@ -46,6 +46,17 @@ class Intake:
             if self._full("train") and self._full("eval"):
                 break
         self._check()
+        yield from self._drawn()
+
+    def _drawn(self) -> Iterator[Face]:
+        """Yield captioned portraits that join another source's training faces; evaluation faces are its own alone."""
+        if self._config.source == "portraits":
+            return
+        items: list[tuple[int, Split]] = [(index, "train") for index in range(self._config.drawn)]
+        draw = partial(portrait, image_size=self._config.image_size, seed=self._config.seed)
+        for extracted in self._work(draw, items, len(items)) if items else ():
+            self.taken["train"] += len(extracted.faces)
+            yield from extracted.faces
 
     def _full(self, split: Split) -> bool:
         return 0 < self._limits[split] <= self.taken[split]

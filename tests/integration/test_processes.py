@@ -1,0 +1,76 @@
+"""Training in several processes: the same result as in one, files written once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+QUIET = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+TOLERANCE = 1e-6
+"""Largest difference of any weight; sums of two numbers do not depend on their order, so it is 0 where we looked."""
+
+
+def run(folder: Path, launcher: tuple[str, ...], name: str, section: dict, *ports: str) -> str:
+    command = [sys.executable, *launcher, "-m", "prefrestore", "stage", name, "--section", json.dumps(section), *ports]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{name}\n{done.stderr[-6000:]}"
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """Pairs, a hardly trained codec, and the section ``pretrain`` with a few steps."""
+    folder = tmp_path_factory.mktemp("processes")
+    config = yaml.safe_load((repository / "presets" / "smoke.yaml").read_text(encoding="utf-8"))
+    few = {"steps": 2}
+    codec = config["train_codec"] | few
+    codec["tokenizer"] = codec["tokenizer"] | few
+    run(folder, (), "ingest", config["ingest"] | {"num_train": 12, "num_eval": 2, "workers": 1}, "--faces=faces")
+    run(folder, (), "degrade", config["degrade"] | {"workers": 1}, "--faces=faces", "--pairs=pairs")
+    run(folder, (), "train_codec", codec, "--faces=faces", "--codec=codec")
+    section = config["pretrain"] | {"checkpoint_every": 2}
+    for step in ("step1", "step2"):
+        section[step] = section[step] | {"steps": 5}
+    return folder, section
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}.{name}": value
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+def test_two_processes_equal_one_with_doubled_accumulation(workspace: tuple[Path, dict]) -> None:
+    folder, section = workspace
+    ports = ("--pairs=pairs", "--codec=codec")
+    run(folder, (), "pretrain", section | {"accumulation": 2}, *ports, "--base=one")
+    log = run(folder, (*LAUNCH, *QUIET), "pretrain", section | {"accumulation": 1}, *ports, "--base=two")
+    one, two = weights(folder / "one"), weights(folder / "two")
+    assert one.keys() == two.keys()
+    assert max((value - two[name]).abs().max().item() for name, value in one.items()) <= TOLERANCE
+    assert log.count("pretrain step 2: 5/5 step") == 1
+    assert (folder / "two.run.json").is_file()
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_batch_that_does_not_divide_is_one_clear_line(workspace: tuple[Path, dict]) -> None:
+    folder, section = workspace
+    command = [sys.executable, "-m", "prefrestore", "stage", "pretrain", "--section"]
+    command += [json.dumps(section | {"accumulation": 3}), "--pairs=pairs", "--codec=codec", "--base=three"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be cut into 3 equal parts" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "three").exists()
