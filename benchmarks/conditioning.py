@@ -1,0 +1,263 @@
+"""Do integrator and text matter? Queries swapped between images; right, empty and wrong captions; code accuracy.
+
+Attributes are read from restored pictures by logistic regression on crops that the exact landmarks align; it is trained
+on drawn HQ faces, sharp and blurred, and its accuracy on HQ faces it has not seen is printed beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prefrestore import artifacts
+from prefrestore.data.degradation import degrade
+from prefrestore.data.pairs import PairSet, load_pairs, to_tensor, to_uint8
+from prefrestore.data.portraits.captions import caption
+from prefrestore.data.portraits.render import Portrait, render
+from prefrestore.data.portraits.traits import Traits
+from prefrestore.data.recipes import draw_record, recipe_named
+from prefrestore.faces.analysis import FaceAnalyser
+from prefrestore.faces.identity import identity_similarity
+from prefrestore.faces.landmarks import landmark_distance
+from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.runtime.progress import track
+from prefrestore.sft.sequences import build_sequences, code_loss, final_states
+from prefrestore.sft.tokenizer import codebook_use
+
+BATCH = 16
+CROP = 32
+SEVERE = recipe_named("pref_restore_severe")
+FIRST_TEST, FIRST_TRAIN = 500_000, 600_000  # portraits that no configuration trains on
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A visible trait: whether a person has it, and the same person with it the other way round."""
+
+    has: Callable[[Traits], bool]
+    flipped: Callable[[Traits], Traits]
+
+
+BEARDS = ("short beard", "full beard")
+ATTRIBUTES: Mapping[str, Attribute] = {
+    "glasses": Attribute(
+        lambda traits: traits.glasses != "none",
+        lambda traits: traits.but(glasses="round" if traits.glasses == "none" else "none"),
+    ),
+    "beard": Attribute(
+        lambda traits: traits.facial_hair in BEARDS,
+        lambda traits: traits.but(facial_hair="none" if traits.facial_hair in BEARDS else "full beard"),
+    ),
+}
+
+
+def mean_and_error(values: np.ndarray) -> dict[str, float]:
+    """Return mean, standard error and count of what is known."""
+    known = values[~np.isnan(values)]
+    return {"mean": float(known.mean()), "error": float(known.std(ddof=1) / len(known) ** 0.5), "n": len(known)}
+
+
+def batches(count: int) -> list[slice]:
+    """Return slices of at most BATCH rows."""
+    return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+
+@torch.no_grad()
+def restore(pipeline: PrefRestorePipeline, lq: Tensor, queries: Tensor) -> np.ndarray:
+    """Restore LQ images with given queries; noise depends on the row alone, so that answers are paired."""
+    parts = []
+    for rows in batches(len(lq)):
+        condition = pipeline.join(queries[rows], pipeline.lq_encoder(lq[rows]))
+        noise = pipeline.initial_noise(range(*rows.indices(len(lq))))
+        parts.append(to_uint8(pipeline.decode(pipeline.sample(condition, noise))))
+    return np.concatenate(parts)
+
+
+def queries_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return queries and generated codes of LQ images."""
+    found = [pipeline.integrate(lq[rows], texts[rows]) for rows in batches(len(lq))]
+    return torch.cat([one.queries for one in found]), torch.cat([one.ids for one in found])
+
+
+# --- queries --------------------------------------------------------------------------------------------
+
+
+def swapped_queries(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, dict[str, dict[str, float]]]:
+    """Return identity and landmarks with the image's own queries and with another's, and the paired difference."""
+    lq, analyse = to_tensor(pairs.lq[:, 0]), FaceAnalyser(1)
+    queries, _ = queries_of(pipeline, lq, pairs.captions)
+    hq = analyse(pairs.hq, pairs.landmarks)
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for name, used in (("own", queries), ("another's", queries.roll(1, 0))):
+        seen = analyse(restore(pipeline, lq, used), pairs.landmarks)
+        values[name] = {
+            "identity_similarity": identity_similarity(seen.embeddings, hq.embeddings),
+            "landmark_distance": landmark_distance(seen.landmarks, hq.landmarks),
+        }
+    values["difference"] = {name: values["another's"][name] - own for name, own in values["own"].items()}
+    return {name: {key: mean_and_error(row) for key, row in rows.items()} for name, rows in values.items()}
+
+
+def codes(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, float]:
+    """Return how many codes are right: generated ones, LQ's own, the most frequent one; and the codebook's use."""
+    lq, tokenizer = to_tensor(pairs.lq[:, 0]), pipeline.image_tokenizer
+    true = torch.cat([tokenizer.ids(part) for part in to_tensor(pairs.hq).split(BATCH)])
+    copied = torch.cat([tokenizer.ids(part) for part in lq.split(BATCH)])
+    _, generated = queries_of(pipeline, lq, pairs.captions)
+    frequent = true.flatten().bincount().max() / true.numel()
+    use = codebook_use(tokenizer, pairs.hq)
+    return {
+        "generated": float((generated == true).float().mean()),
+        "copied from LQ": float((copied == true).float().mean()),
+        "always the most frequent": float(frequent),
+        "codebook used": use.used,
+        "codebook perplexity": use.perplexity,
+    }
+
+
+# --- text -----------------------------------------------------------------------------------------------
+
+
+def portraits(first: int, count: int, size: int) -> list[Portrait]:
+    """Draw portraits that nothing was trained on."""
+    rows = range(first, first + count)
+    return [render(index, size, 0) for index in track(rows, "portraits", total=count, unit="face")]
+
+
+def crops(images: np.ndarray, faces: Sequence[Portrait]) -> Tensor:
+    """Return crops [N, 3 * CROP * CROP] in [-1, 1], the eyes at fixed places."""
+    target = np.array([[0.3 * CROP, 0.35 * CROP], [0.7 * CROP, 0.35 * CROP], [0.5 * CROP, 0.8 * CROP]], np.float32)
+    rows = []
+    for image, face in zip(images, faces, strict=True):
+        points = face.landmarks
+        own = np.stack([points[36:42].mean(0), points[42:48].mean(0), points[48:68].mean(0)]).astype(np.float32)
+        rows.append(cv2.warpAffine(image, cv2.getAffineTransform(own, target), (CROP, CROP), borderMode=1))
+    return to_tensor(np.stack(rows)).flatten(1) * 2 - 1
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Tells from a crop whether a trait is there: logistic regression on standardised pixels."""
+
+    weights: Tensor
+    bias: Tensor
+    mean: Tensor
+
+    def __call__(self, rows: Tensor) -> np.ndarray:
+        """Return one truth value per crop."""
+        return ((rows - self.mean) @ self.weights + self.bias > 0).numpy()
+
+
+def train_reader(rows: Tensor, labels: np.ndarray, decay: float = 0.003) -> Reader:
+    """Fit a reader to crops [N, D]; both answers weigh equally."""
+    target = torch.from_numpy(labels.astype(np.float32))
+    share = target.mean().clamp(0.02, 0.98)
+    balance = torch.where(target > 0, 0.5 / share, 0.5 / (1 - share))
+    mean = rows.mean(0)
+    weights, bias = torch.zeros(rows.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
+    solver = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        logits = (rows - mean) @ weights + bias
+        loss = functional.binary_cross_entropy_with_logits(logits, target, balance) + decay * weights.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return Reader(weights.detach(), bias.detach(), mean)
+
+
+def readers_for(faces: Sequence[Portrait]) -> dict[str, Reader]:
+    """Train a reader for every attribute on drawn HQ faces, as they are and blurred as restorations are."""
+    sharp = np.stack([face.image for face in faces])
+    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), 0.9 * image.shape[0] / 64) for image in sharp])
+    rows = torch.cat([crops(sharp, faces), crops(blurred, faces)])
+    return {
+        name: train_reader(rows, np.tile([attribute.has(face.traits) for face in faces], 2))
+        for name, attribute in ATTRIBUTES.items()
+    }
+
+
+def balanced(right: np.ndarray, present: np.ndarray) -> float:
+    """Return the mean of the rates among those with and those without the trait."""
+    return float((right[present].mean() + right[~present].mean()) / 2)
+
+
+@torch.no_grad()
+def cross_entropy(pipeline: PrefRestorePipeline, lq: Tensor, hq: Tensor, texts: Sequence[str]) -> float:
+    """Return the cross-entropy of HQ's codes given LQ and texts: what the text tells the integrator."""
+    total = 0.0
+    for rows in batches(len(lq)):
+        prompt = pipeline.prompts(pipeline.image_tokenizer.ids(lq[rows]), texts[rows])
+        sequences = build_sequences(pipeline, prompt, pipeline.image_tokenizer.ids(hq[rows]))
+        total += code_loss(pipeline, final_states(pipeline, sequences), sequences, False)[0].item() * len(lq[rows])
+    return total / len(lq)
+
+
+def captions_matter(
+    pipeline: PrefRestorePipeline, faces: Sequence[Portrait], readers: Mapping[str, Reader]
+) -> dict[str, dict[str, float]]:
+    """Return by attribute how often it is recovered with the right, an empty and a wrong caption."""
+    size = pipeline.image_size
+    hq = np.stack([face.image for face in faces])
+    records = [draw_record(SEVERE, size, 0, f"conditioning-{row}") for row in range(len(faces))]
+    lq = to_tensor(np.stack([degrade(image, record) for image, record in zip(hq, records, strict=True)]))
+    right_texts, empty = [caption(face.traits) for face in faces], [""] * len(faces)
+    pictures = {name: restore(pipeline, lq, queries_of(pipeline, lq, texts)[0])
+                for name, texts in (("right", right_texts), ("empty", empty))}  # fmt: skip
+    found = {}
+    for name, attribute in ATTRIBUTES.items():
+        wrong = [caption(attribute.flipped(face.traits)) for face in faces]
+        shown = {**pictures, "wrong": restore(pipeline, lq, queries_of(pipeline, lq, wrong)[0])}
+        present = np.array([attribute.has(face.traits) for face in faces])
+        hits = {key: readers[name](crops(images, faces)) == present for key, images in shown.items()}
+        row = {key: balanced(value, present) for key, value in hits.items()}
+        row["reader on HQ"] = balanced(readers[name](crops(hq, faces)) == present, present)
+        row["reader on LQ"] = balanced(readers[name](crops(to_uint8(lq), faces)) == present, present)
+        for other in ("empty", "wrong"):
+            gain = mean_and_error(hits["right"].astype(float) - hits[other])
+            row |= {f"gain over {other}": gain["mean"], f"error over {other}": gain["error"]}
+        texts = {"right": right_texts, "empty": empty, "wrong": wrong}
+        sides = lq, to_tensor(hq)
+        row |= {f"cross-entropy {key}": cross_entropy(pipeline, *sides, own) for key, own in texts.items()}
+        found[name] = {**row, "present": float(present.mean()), "n": len(faces)}
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, default=Path("artifacts/base"))
+    parser.add_argument("--pairs", type=Path, default=Path("artifacts/pairs"))
+    parser.add_argument("--faces", type=int, default=200, help="drawn faces restored with each caption")
+    parser.add_argument("--readers", type=int, default=600, help="drawn faces the attribute readers learn from")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/conditioning.json"))
+    options = parser.parse_args()
+    pipeline = PrefRestorePipeline.from_pretrained(options.base)
+    pairs = load_pairs(options.pairs, "eval")
+    result: dict[str, object] = {"codes": codes(pipeline, pairs), "queries": swapped_queries(pipeline, pairs)}
+    print(f"codes, {len(pairs.ids)} held-out faces of the pairs")
+    for name, value in result["codes"].items():
+        print(f"  {name:<26}{value:10.3f}")
+    print("queries, same faces and noise: mean +- standard error")
+    for name, rows in result["queries"].items():
+        print(f"  {name:<12}" + "".join(f"  {k} {v['mean']:8.4f} +- {v['error']:.4f}" for k, v in rows.items()))
+    readers = readers_for(portraits(FIRST_TRAIN, options.readers, pipeline.image_size))
+    text = captions_matter(pipeline, portraits(FIRST_TEST, options.faces, pipeline.image_size), readers)
+    print(f"captions, {options.faces} drawn faces, severe degradation: balanced rate of recovered attributes")
+    for name, row in text.items():
+        print(f"  {name}: " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
+    artifacts.write_json(options.json, {**result, "text": text})
+
+
+if __name__ == "__main__":
+    main()
