@@ -46,6 +46,7 @@ REFERENCE: Mapping[str, Any] = {
     "condition_ids": {"start": HQ_IDS, "end": HQ_IDS},
     "query_span": "last_of_padded",
     "prompt_loss": True,
+    "text_only": 0.0,
     "lq_dropout": 0.0,
 }
 """What the published code does where the preset does otherwise."""

@@ -206,6 +206,9 @@ class PretrainConfig(Section):
         description="states taken as queries in training: the codes' own, or the padded sequence's last (published)"
     )
     prompt_loss: bool = Field(description="the integrator also learns to predict the prompt's text (published)")
+    text_only: Share = Field(
+        description="share of step 1's captioned samples whose LQ codes are random: only the text tells about HQ"
+    )
     lq_dropout: Share = Field(description="share of step-2 samples that see the queries but not the LQ latent")
     caption_share: Share = Field(description="share of samples whose prompt carries the caption")
     ema_decay: Share

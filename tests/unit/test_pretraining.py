@@ -200,6 +200,7 @@ def test_savers_of_memory_change_nothing_but_rounding(
         {"condition_ids": ConditionIdsConfig(start=HQ, end=HQ, corruption=0.0)},
         {"query_span": "last_of_padded"},
         {"prompt_loss": True},
+        {"text_only": 1.0},
         {"lq_dropout": 1.0},
     ],
     ids=lambda change: next(iter(change)),
@@ -211,6 +212,7 @@ def test_every_option_changes_what_is_learnt(
         "condition_ids": ConditionIdsConfig(start=GENERATED, end=GENERATED, corruption=0.0),
         "query_span": "exact",
         "prompt_loss": False,
+        "text_only": 0.0,
         "lq_dropout": 0.0,
     }
     one, _ = trained(repository, pairs, tmp_path / "one", monkeypatch, **base)

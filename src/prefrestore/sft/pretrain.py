@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
@@ -112,9 +113,10 @@ def train_step1(
 
     def step_loss(step: int, part: Part) -> dict[str, Tensor]:
         own = part.of(settings.batch_size)
-        rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step)[own])
-        where = device_of(pipeline.integrator)
-        prompt = pipeline.prompts(data.lq_ids[rows].to(where), [data.captions[row] for row in rows.tolist()])
+        rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step))
+        lq_ids = _lq_codes(config, pipeline, data, rows, step)[own]
+        rows, where = rows[own], device_of(pipeline.integrator)
+        prompt = pipeline.prompts(lq_ids.to(where), [data.captions[row] for row in rows.tolist()])
         sequences = build_sequences(pipeline, prompt, data.hq_ids[rows].to(where))
         states = final_states(pipeline, sequences)
         cross_entropy, accuracy = code_loss(pipeline, states, sequences, config.prompt_loss)
@@ -155,6 +157,18 @@ def train_step2(
 
     ema = config.ema_decay
     return fit("pretrain step 2", _networks(pipeline), step_loss, _fit_settings(config, settings, ema), checkpoints)
+
+
+def _lq_codes(
+    config: PretrainConfig, pipeline: PrefRestorePipeline, data: TrainingPairs, rows: Tensor, step: int
+) -> Tensor:
+    """Return LQ's codes [B, n] of a step-1 batch; of some captioned samples random ones, so that the text must do."""
+    random = rng(config.seed, "text only", step)
+    blind = random.random(len(rows)) < config.text_only
+    blind &= np.array([bool(data.captions[row]) for row in rows.tolist()])
+    codes = data.lq_ids[rows]
+    strangers = corrupt(codes, 1.0, pipeline.image_tokenizer.config.codebook_size, random)
+    return torch.where(torch.from_numpy(blind)[:, None], strangers, codes)
 
 
 def _seen_queries(
