@@ -177,8 +177,15 @@ class PretrainConfig(Section):
     caption_share: Share = Field(description="share of samples whose prompt carries the caption")
     ema_decay: Share
     sampler_steps: Positive = Field(description="default number of sampling steps of the pipeline")
+    guidance: Weight = Field(description="default classifier-free guidance; 1: the condition alone, at half the cost")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     seed: Count
+
+    @model_validator(mode="after")
+    def _null_is_trained(self) -> Self:
+        if self.guidance != 1 and self.step2.condition_dropout == 0:
+            raise ValueError(f"guidance {self.guidance} needs samples without condition: step2.condition_dropout is 0")
+        return self
 
 
 # --- preferences and alignment --------------------------------------------------------------------

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from prefrestore.config import IntegratorConfig
+from prefrestore.models.decoding import StepDecoder, positions
 from prefrestore.models.text import Prompt, Vocabulary
 
 
@@ -55,11 +56,6 @@ def vocabulary_of(integrator: Qwen3ForCausalLM) -> Vocabulary:
     return Vocabulary(config.image_start_tag_id, config.num_image_tokens)
 
 
-def positions(mask: Tensor) -> Tensor:
-    """Return position ids [B, L] of left-padded sequences."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)
-
-
 def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) -> Decoded:
     """Run the integrator over prompt and given codes [B, n]; the query span is exact, whatever the padding."""
     vocabulary = vocabulary_of(integrator)
@@ -81,20 +77,10 @@ def code_loss(integrator: Qwen3ForCausalLM, decoded: Decoded) -> tuple[Tensor, T
 def generate(integrator: Qwen3ForCausalLM, prompt: Prompt, num_tokens: int) -> Decoded:
     """Decode ``num_tokens`` codes greedily; the head sees legal ids only and states are kept on the way."""
     vocabulary = vocabulary_of(integrator)
-    head = integrator.lm_head.weight[vocabulary.first_code :]
-    cache = DynamicCache(config=integrator.config)
-    mask, inputs = prompt.mask, prompt.ids
-    places = positions(mask)
-    states, codes = [], []
-    for index in range(num_tokens + 1):
-        output = integrator.model(
-            input_ids=inputs, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
-        )
-        states.append(output.last_hidden_state[:, -1])
-        if index == num_tokens:
-            break
-        codes.append((states[-1] @ head.T).argmax(-1))
-        inputs = codes[-1][:, None] + vocabulary.first_code
-        places = places[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(inputs)], 1)
+    head = integrator.lm_head.weight[vocabulary.first_code : vocabulary.size]
+    decoder = StepDecoder(integrator.model, prompt.mask, num_tokens)
+    states, codes = [decoder.start(prompt.ids)], []
+    for _ in range(num_tokens):
+        codes.append(functional.linear(states[-1], head).argmax(-1))
+        states.append(decoder.step(codes[-1] + vocabulary.first_code))
     return Decoded(torch.stack(codes, 1), torch.stack(states, 1))

@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from prefrestore.data.pairs import to_tensor, to_uint8
-from prefrestore.diffusion.sampler import Sampler
+from prefrestore.diffusion.sampler import Sampler, VelocityFunction
 from prefrestore.errors import UserError
 from prefrestore.models import codec as codecs
-from prefrestore.models.condition import Condition
+from prefrestore.models.condition import Condition, KeysValues, PreparedCondition, ProjectedCondition
 from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
@@ -53,6 +53,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         connectors: Connectors,
         generator: Generator,
         sampler_steps: int = 8,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -64,12 +65,17 @@ class PrefRestorePipeline(DiffusionPipeline):
             connectors=connectors,
             generator=generator,
         )
-        self.register_to_config(sampler_steps=sampler_steps)
+        self.register_to_config(sampler_steps=sampler_steps, guidance=guidance)
 
     @property
     def sampler_steps(self) -> int:
         """Default number of sampling steps."""
         return int(self.config.sampler_steps)
+
+    @property
+    def guidance(self) -> float:
+        """Default weight of the condition over none (classifier-free guidance); 1 is the condition alone."""
+        return float(self.config.guidance)
 
     @property
     def image_size(self) -> int:
@@ -101,19 +107,63 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Return the condition of LQ images [N, 3, H, W] in [0, 1] with one text each."""
         return self.join(self.integrate(lq, texts).queries, self.lq_encoder(lq))
 
-    def velocity(self, x_t: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Return the generator's velocity [N, C, h, w]; gradients flow to whatever is trainable."""
-        return self.generator(x_t, sigma, condition.tokens, condition.spatial)
+    def prepare(self, condition: Condition | ProjectedCondition) -> PreparedCondition:
+        """Return the acting role's keys and values of a condition, for any number of steps and samples of each.
+
+        Exact while the weights stay: the generator says what it says of the condition itself. Gradients flow to the
+        adapters alone.
+        """
+        projected = self.generator.project(condition) if isinstance(condition, Condition) else condition
+        return self.generator.prepare(projected)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, condition: Condition | PreparedCondition) -> Tensor:
+        """Return the generator's velocity [M, C, h, w] of N conditions; each serves M / N samples in a row.
+
+        Gradients flow to whatever is trainable (to adapters alone, where the condition is prepared).
+        """
+        seen = condition.tokens if isinstance(condition, Condition) else condition.keys_values
+        return self.generator(x_t, sigma, seen, condition.spatial)
+
+    def velocity_function(
+        self, condition: Condition | PreparedCondition, guidance: float | None = None
+    ) -> VelocityFunction:
+        """Return what a sampler integrates: the velocity under the acting role and guidance (default: the pipeline's).
+
+        Guidance g gives ``v_null + g * (v - v_null)``. Null is what condition dropout trains (reference-method 1.10):
+        tokens of zero, while the spatial path stays. Attention over equal tokens is attention over one of them, so
+        one is enough. At guidance 1 null is not computed.
+        """
+        prepared = self.prepare(condition) if isinstance(condition, Condition) else condition
+        scale = self.guidance if guidance is None else guidance
+        if scale == 1:
+            return lambda x_t, sigma: self.velocity(x_t, sigma, prepared)
+        null = PreparedCondition(self._null_keys_values(prepared.spatial), prepared.spatial)
+
+        def guided(x_t: Tensor, sigma: Tensor) -> Tensor:
+            without = self.velocity(x_t, sigma, null)
+            return without + scale * (self.velocity(x_t, sigma, prepared) - without)
+
+        return guided
+
+    def _null_keys_values(self, spatial: Tensor) -> tuple[KeysValues, ...]:
+        token = spatial.new_zeros(1, 1, self.generator.config.caption_size)
+        return self.prepare(Condition(token, spatial[:1])).keys_values
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """Return noise [N, C, h, w]; each sample depends on its own seed alone."""
         return torch.stack([torch.randn(self.latent_shape, generator=torch_generator("noise", s)) for s in seeds])
 
     @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, num_steps: int | None = None) -> Tensor:
-        """Return latents x0 [N, C, h, w] drawn for a condition from the given noise."""
+    def sample(
+        self,
+        condition: Condition | PreparedCondition,
+        noise: Tensor,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Return latents x0 [M, C, h, w] drawn from the given noise; each of N conditions serves M / N in a row."""
         sampler = Sampler(num_steps or self.sampler_steps)
-        return sampler(lambda x_t, sigma: self.velocity(x_t, sigma, condition), noise)
+        return sampler(self.velocity_function(condition, guidance), noise)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ def draw_candidates(
     for chunk in track(chunks, "sample_candidates", total=len(chunks), unit="batch"):
         rows, variants = [task.row for task in chunk], [task.variant for task in chunk]
         lq = to_tensor(pairs.lq[rows, variants])
-        condition = pipeline.encode_condition(lq, [pairs.captions[row] for row in rows])
-        repeated = condition.select([place for place in range(len(chunk)) for _ in range(config.samples)])
+        with torch.no_grad():
+            condition = pipeline.prepare(pipeline.encode_condition(lq, [pairs.captions[row] for row in rows]))
         for num_steps in config.step_counts:
             seeds = [
                 seeding.derive(config.seed, "sample", pairs.ids[task.row], task.variant, num_steps, sample)
@@ -93,7 +93,7 @@ def draw_candidates(
                 for sample in range(config.samples)
             ]
             with torch.no_grad():
-                latents = pipeline.sample(repeated, pipeline.initial_noise(seeds), num_steps)
+                latents = pipeline.sample(condition, pipeline.initial_noise(seeds), num_steps)
                 images = to_uint8(pipeline.decode(latents))
             for place, (seed, image) in enumerate(zip(seeds, images, strict=True)):
                 task = chunk[place // config.samples]

@@ -61,6 +61,7 @@ def build_pipeline(
         connectors=connectors,
         generator=generator,
         sampler_steps=config.sampler_steps,
+        guidance=config.guidance,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
