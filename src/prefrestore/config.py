@@ -137,6 +137,7 @@ class IntegratorConfig(Section):
     head_dim: Positive
     ffn_size: Positive
     text_vocabulary: Positive = Field(description="size of the byte-pair vocabulary trained on the captions")
+    text_first: bool = Field(description="prompts give the text before the LQ codes (published: after them)")
 
 
 class GeneratorConfig(Section):
@@ -163,6 +164,29 @@ class StepConfig(Section):
     condition_dropout: Share = Field(description="share of samples whose condition tokens are all zero")
 
 
+class IdMix(Section):
+    """By share of samples, the codes that step 2's queries rest on."""
+
+    hq: Share = Field(description="HQ's own codes, as published; at inference nobody has them")
+    generated: Share = Field(description="codes the integrator generates, as at inference")
+    corrupted: Share = Field(description="HQ's codes, some of them replaced at random")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.hq + self.generated + self.corrupted
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"shares must sum to 1, not {total:g}")
+        return self
+
+
+class ConditionIdsConfig(Section):
+    """The mix of codes over step 2: it goes linearly from ``start`` to ``end``."""
+
+    start: IdMix
+    end: IdMix
+    corruption: Share = Field(description="share of a sample's codes replaced where they are corrupted")
+
+
 class PretrainConfig(Section):
     """Stage A of the paper: step 1 (integrator), step 2 (generator, LQ branch, LQ encoder)."""
 
@@ -173,9 +197,17 @@ class PretrainConfig(Section):
     trainable: Literal["all", "paper"] = Field(
         description="all: a generator from scratch, trained whole; paper: what the paper trains of a pretrained one"
     )
-    generated_ids: Share = Field(description="share of step-2 samples conditioned on ids the integrator generated")
+    condition_ids: ConditionIdsConfig
+    query_span: Literal["exact", "last_of_padded"] = Field(
+        description="states taken as queries in training: the codes' own, or the padded sequence's last (published)"
+    )
+    prompt_loss: bool = Field(description="the integrator also learns to predict the prompt's text (published)")
+    lq_dropout: Share = Field(description="share of step-2 samples that see the queries but not the LQ latent")
     caption_share: Share = Field(description="share of samples whose prompt carries the caption")
     ema_decay: Share
+    precision: Literal["float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
+    accumulation: Positive = Field(description="parts that each process works on one after another: less memory")
+    gradient_checkpointing: bool = Field(description="compute activations again in the backward pass: less memory")
     sampler_steps: Positive = Field(description="default number of sampling steps of the pipeline")
     guidance: Weight = Field(description="default classifier-free guidance; 1: the condition alone, at half the cost")
     checkpoint_every: Positive = Field(description="steps between checkpoints")

@@ -8,15 +8,17 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from prefrestore import artifacts, config
 from prefrestore.config import Section
 from prefrestore.errors import UserError
+from prefrestore.runtime.distributed import is_writer
 from prefrestore.runtime.provenance import git_commit
 
 Kind = Literal["Dataset", "Model", "Metrics", "HTML", "Artifact"]
@@ -144,6 +146,8 @@ STAGES: Mapping[str, Stage] = {
 def execute(stage: Stage, section: Section, paths: Mapping[str, Path]) -> None:
     """Run a stage: check its inputs, write its outputs whole or not at all, record the run beside them.
 
+    Of several processes that train together only the first one's outputs are kept; the others' are thrown away.
+
     Args:
         stage: the row.
         section: its validated configuration.
@@ -156,11 +160,22 @@ def execute(stage: Stage, section: Section, paths: Mapping[str, Path]) -> None:
     digests = {name: _input_digest(stage, name, path) for name, path in inputs.items()}
     started = time.monotonic()
     with ExitStack() as stack:
-        outputs = {name: stack.enter_context(artifacts.replacing(paths[name])) for name in stage.outputs}
+        outputs = {name: stack.enter_context(_output(paths[name])) for name in stage.outputs}
         importlib.import_module(f"prefrestore.stages.{stage.name}").run(section, **inputs, **outputs)
         for name, folder in outputs.items():
             artifacts.write_manifest(folder, artifacts.Manifest(name, stage.name, section.identity(), digests))
-    _write_run_record(stage, paths[stage.outputs[0]], time.monotonic() - started)
+    if is_writer():
+        _write_run_record(stage, paths[stage.outputs[0]], time.monotonic() - started)
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[Path]:
+    if is_writer():
+        with artifacts.replacing(path) as folder:
+            yield folder
+    else:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 def _input_digest(stage: Stage, name: str, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from prefrestore.models.codec import build_codec, can_start_linear, decode, enco
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import generate, positions, teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.models.text import RESTORE, Vocabulary, train_text_tokenizer
+from prefrestore.models.text import RESTORE, Vocabulary, render_prompts, train_text_tokenizer
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.sft.tokenizer import build_tokenizer, codebook_use, fit_codebook
 
@@ -107,6 +108,19 @@ def test_prompts_are_padded_on_the_left_and_end_with_the_scale_token(pipeline: P
     assert prompt.mask[1].all()
     assert (prompt.ids[0] == vocabulary.first_code).sum() == 9
     assert positions(prompt.mask)[0, -1] == prompt.mask[0].sum() - 1
+
+
+def test_text_may_stand_before_the_picture_or_after_it(pipeline: PrefRestorePipeline) -> None:
+    """Before it, a code's distance to the end of the prompt is that of a prompt without text."""
+    codes = torch.arange(9)[None]
+    tokenizer, own = pipeline.text_tokenizer, vocabulary_of(pipeline.integrator)
+    for first in (True, False):
+        vocabulary = replace(own, text_first=first)
+        bare, told = (render_prompts(tokenizer, vocabulary, codes, [text]).ids[0] for text in ("", "with glasses"))
+        from_end = [len(ids) - int((ids == vocabulary.first_code).nonzero()[0, 0]) for ids in (bare, told)]
+        assert (from_end[0] == from_end[1]) == first
+        assert sorted(told.tolist())[-9:] == (codes[0] + vocabulary.first_code).tolist()
+        assert "with glasses" in tokenizer.decode(told[told < own.text_size])
 
 
 def test_decoding_harvests_the_states_of_a_full_pass(pipeline: PrefRestorePipeline, images: torch.Tensor) -> None:

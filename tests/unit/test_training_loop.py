@@ -11,6 +11,7 @@ from torch import nn
 
 from prefrestore.config import LoraConfig
 from prefrestore.runtime.checkpoint import KEPT_CHECKPOINTS, Checkpoints
+from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, torch_generator
 from prefrestore.runtime.training import FitSettings, fit, learning_rate
 
@@ -27,10 +28,10 @@ def network() -> nn.Module:
 
 
 def regression(module: nn.Module, stop_at: int | None = None):  # noqa: ANN201
-    def step_loss(step: int) -> dict[str, torch.Tensor]:
+    def step_loss(step: int, part: Part) -> dict[str, torch.Tensor]:
         if step == stop_at:
             raise KilledError
-        x = torch.randn(16, 4, generator=torch_generator("x", step))
+        x = torch.randn(16, 4, generator=torch_generator("x", step))[part.of(16)]
         return {"loss": (module(x) - x.sum(1, keepdim=True)).square().mean()}
 
     return step_loss
@@ -72,7 +73,7 @@ def test_checkpoints_rotate_and_are_not_adopted_across_configurations(tmp_path: 
 def test_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     module = network()
 
-    def step_loss(_step: int) -> dict[str, torch.Tensor]:
+    def step_loss(_step: int, _part: Part) -> dict[str, torch.Tensor]:
         return {"loss": module[0].weight.sum() * torch.nan}
 
     with pytest.raises(FloatingPointError, match="step 0"):

@@ -46,6 +46,7 @@ def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3F
             image_start_token_id=vocabulary.first_code,
             image_end_token_id=vocabulary.size - 1,
             num_image_tokens=vocabulary.num_codes,
+            text_first=vocabulary.text_first,
         )
     )
 
@@ -53,7 +54,7 @@ def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3F
 def vocabulary_of(integrator: Qwen3ForCausalLM) -> Vocabulary:
     """Return the id layout recorded in an integrator's configuration."""
     config = integrator.config
-    return Vocabulary(config.image_start_tag_id, config.num_image_tokens)
+    return Vocabulary(config.image_start_tag_id, config.num_image_tokens, getattr(config, "text_first", False))
 
 
 def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) -> Decoded:
@@ -63,14 +64,6 @@ def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) ->
     mask = torch.cat([prompt.mask, torch.ones_like(ids)], 1)
     output = integrator.model(input_ids=whole, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     return Decoded(ids, output.last_hidden_state[:, prompt.ids.shape[1] - 1 :])
-
-
-def code_loss(integrator: Qwen3ForCausalLM, decoded: Decoded) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of the codes over the whole vocabulary and the share predicted right."""
-    logits = integrator.lm_head(decoded.queries[:, :-1]).flatten(0, 1).float()
-    target = (decoded.ids + vocabulary_of(integrator).first_code).flatten()
-    accuracy = (logits.argmax(-1) == target).float().mean()
-    return functional.cross_entropy(logits, target), accuracy
 
 
 @torch.no_grad()

@@ -20,10 +20,15 @@ ASSISTANT = f"{CHAT_END}\n{CHAT_START}assistant\n"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids of the integrator: text, then two image tags, three scale tokens, then the image codes (1.2)."""
+    """Ids of the integrator: text, then two image tags, three scale tokens, then the image codes (1.2).
+
+    ``text_first`` says how prompts are laid out: the text before the LQ codes, or after them as published. Before them,
+    the distance between an LQ code and HQ's code of the same place does not depend on the text's length.
+    """
 
     text_size: int
     num_codes: int
+    text_first: bool = False
 
     @property
     def image_start(self) -> int:
@@ -93,15 +98,15 @@ def render_prompts(
     """
     before = tokenizer.encode(BEFORE_IMAGE)
     opening = [vocabulary.image_start, vocabulary.scale]
-    rows = [
-        [
-            *before,
-            *(codes + vocabulary.first_code).tolist(),
-            *tokenizer.encode("\n" + restore_instruction(caption) + ASSISTANT),
-            *opening,
-        ]
-        for codes, caption in zip(lq_ids, captions, strict=True)
-    ]
+    rows = []
+    for codes, caption in zip(lq_ids, captions, strict=True):
+        picture = (codes + vocabulary.first_code).tolist()
+        instruction = restore_instruction(caption)
+        if vocabulary.text_first:
+            turn = [*tokenizer.encode(instruction + "\n"), *picture, *tokenizer.encode(ASSISTANT)]
+        else:
+            turn = [*picture, *tokenizer.encode("\n" + instruction + ASSISTANT)]
+        rows.append([*before, *turn, *opening])
     length = max(map(len, rows))
     padding = int(tokenizer.pad_token_id)
     ids = torch.tensor([[padding] * (length - len(row)) + row for row in rows])

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from prefrestore.runtime.distributed import is_writer
+
 T = TypeVar("T")
 LOG_SECONDS = 15.0
 
@@ -16,7 +18,7 @@ LOG_SECONDS = 15.0
 def track(
     items: Iterable[T], description: str, *, total: int | None, initial: int = 0, unit: str = "it"
 ) -> Iterator[T]:
-    """Yield ``items`` while showing count, rate and time left.
+    """Yield ``items`` while showing count, rate and time left; of several processes only the first shows them.
 
     Args:
         items: what to go through.
@@ -25,6 +27,9 @@ def track(
         initial: how many were done before (a resumed run).
         unit: what one item is called.
     """
+    if not is_writer():
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(
             items, description, total=total, initial=initial, unit=unit, dynamic_ncols=True, mininterval=0.2

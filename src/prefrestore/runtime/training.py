@@ -1,13 +1,19 @@
-"""The training loop that every supervised trainer shares: schedule, clipping, EMA, checkpoints, curve."""
+"""The training loop that every supervised trainer shares: schedule, clipping, EMA, checkpoints, curve.
+
+It runs in one process or, started by ``torchrun`` or ``accelerate launch``, in several: each step's batch is cut into
+``processes * accumulation`` equal parts, so schedule, data order and result (to rounding) are those of one process.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from prefrestore.runtime.checkpoint import (
@@ -18,13 +24,14 @@ from prefrestore.runtime.checkpoint import (
     select,
     unpack_optimizer,
 )
+from prefrestore.runtime.distributed import Part, is_writer
 from prefrestore.runtime.ema import Ema
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import be_deterministic
 
 History = list[dict[str, float]]
-StepLoss = Callable[[int], dict[str, Tensor]]
-"""Maps a step number to named scalars; ``loss`` is the one that is differentiated."""
+StepLoss = Callable[[int, Part], dict[str, Tensor]]
+"""Maps a step number and a part of its batch to named means over that part; ``loss`` is differentiated."""
 
 CURVE_ROWS = 100
 WARM_UP = 0.03
@@ -33,7 +40,18 @@ FINAL_RATE = 0.05
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit; ``ema_decay`` 0 keeps the last weights instead of an average."""
+    """How to fit.
+
+    Attributes:
+        steps: optimizer steps.
+        learning_rate: the highest of the schedule.
+        checkpoint_every: steps between checkpoints.
+        ema_decay: 0 keeps the last weights instead of an average.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        accumulation: parts of each process's share of a batch, worked on one after another: less memory.
+        bfloat16: compute in bfloat16; weights, gradients, optimizer and average stay float32.
+    """
 
     steps: int
     learning_rate: float
@@ -41,6 +59,8 @@ class FitSettings:
     ema_decay: float = 0.0
     weight_decay: float = 0.0
     clip: float = 1.0
+    accumulation: int = 1
+    bfloat16: bool = False
 
 
 def learning_rate(settings: FitSettings, step: int) -> float:
@@ -64,6 +84,11 @@ def trainable_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Param
     return found
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's weights are."""
+    return next(module.parameters()).device
+
+
 class _Curve:
     """Means of the logged values over equal stretches of steps; a pure function of the steps seen."""
 
@@ -72,9 +97,9 @@ class _Curve:
         self.rows: History = list(state["rows"]) if state else []
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
 
-    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
+    def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+            self.sums[name] = self.sums.get(name, 0.0) + value
         if (step + 1) % self.every == 0:
             self.rows.append({"step": step + 1, **{name: total / self.every for name, total in self.sums.items()}})
             self.sums = {}
@@ -83,12 +108,35 @@ class _Curve:
         return {"rows": self.rows, "sums": self.sums}
 
 
+class _Step(nn.Module):
+    """A part of a training step as the forward pass of one module: what DDP and FSDP wrap."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], step_loss: StepLoss, settings: FitSettings) -> None:
+        super().__init__()
+        self.trained = nn.ModuleDict(modules)
+        self.step_loss = step_loss
+        self.in_bfloat16 = settings.bfloat16
+
+    def forward(self, step: int, part: Part) -> dict[str, Tensor]:
+        with torch.autocast(device_of(self).type, torch.bfloat16, enabled=self.in_bfloat16):
+            return self.step_loss(step, part)
+
+
+def accelerator() -> Accelerator:
+    """Return the processes and the device that training runs on; without a GPU this is the CPU.
+
+    Step 1 leaves some parameters without gradient, hence the search for unused ones.
+    """
+    options = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[options])
+
+
 def fit(
     name: str, modules: Mapping[str, nn.Module], step_loss: StepLoss, settings: FitSettings, checkpoints: Checkpoints
 ) -> History:
     """Train the modules' trainable parameters, from the newest checkpoint on if there is one.
 
-    ``step_loss`` must be a pure function of the step number and the weights: then a resumed run is bit-equal to an
+    ``step_loss`` must be a pure function of step number, part and weights: then a resumed run is bit-equal to an
     uninterrupted one.
 
     Args:
@@ -103,8 +151,11 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is no finite number.
+        UserError: a batch cannot be cut into equal parts.
     """
     be_deterministic()
+    crew = accelerator()
+    model = crew.prepare_model(_Step(modules, step_loss, settings))
     parameters = trainable_parameters(modules)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay else None
@@ -112,21 +163,33 @@ def fit(
     for step in track(range(start, settings.steps), name, total=settings.steps, initial=start, unit="step"):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        values = step_loss(step)
-        if not torch.isfinite(values["loss"]):
-            raise FloatingPointError(f"{name}: the loss is {values['loss'].item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)
-        values["loss"].backward()
-        nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+        values = _backward(crew, model, step, settings.accumulation)
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"{name}: the loss is {values['loss']} at step {step}")
+        crew.clip_grad_norm_(parameters.values(), settings.clip)
         optimizer.step()
         if ema:
             ema.update(parameters)
         curve.add(step, values)
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+        if is_writer() and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps):
             checkpoints.save(_pack(step + 1, parameters, optimizer, ema, curve))
     if ema:
         ema.copy_to(parameters)
     return curve.rows
+
+
+def _backward(crew: Accelerator, model: nn.Module, step: int, accumulation: int) -> dict[str, float]:
+    """Accumulate the gradient of a step over this process's parts; return means over all parts of all processes."""
+    found: list[dict[str, Tensor]] = []
+    for turn in range(accumulation):
+        part = Part(crew.process_index * accumulation + turn, crew.num_processes * accumulation)
+        with nullcontext() if turn + 1 == accumulation else crew.no_sync(model):
+            values = model(step, part)
+            (values["loss"] / accumulation).backward()
+        found.append({name: value.detach().float() for name, value in values.items()})
+    means = crew.reduce(torch.stack([torch.stack(list(values.values())) for values in found]).mean(0), "mean")
+    return dict(zip(found[0], means.tolist(), strict=True))
 
 
 def _pack(

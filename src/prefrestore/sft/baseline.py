@@ -10,8 +10,9 @@ from prefrestore.config import TrainBaselineConfig
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.models.baseline import RegressionUNet
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng
-from prefrestore.runtime.training import FitSettings, History, fit
+from prefrestore.runtime.training import FitSettings, History, device_of, fit
 
 
 def pair_batch(pairs: PairSet, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -33,8 +34,9 @@ def train_baseline(
     torch.manual_seed(derive(config.seed, "baseline"))
     network = RegressionUNet(config.width).to(memory_format=torch.channels_last)
 
-    def step_loss(step: int) -> dict[str, Tensor]:
-        lq, hq = pair_batch(pairs, config.batch_size, config.seed, step)
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        rows = part.of(config.batch_size)
+        lq, hq = (side[rows].to(device_of(network)) for side in pair_batch(pairs, config.batch_size, config.seed, step))
         error = network(lq) - hq
         squared = error.square().mean()
         return {"loss": error.abs().mean() + 2 * squared, "psnr": -10 * squared.detach().log10()}

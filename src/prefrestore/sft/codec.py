@@ -11,8 +11,9 @@ from prefrestore.config import TrainCodecConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.models.codec import build_codec, can_start_linear, decode, decode_raw, encode, start_linear
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng
-from prefrestore.runtime.training import FitSettings, History, fit
+from prefrestore.runtime.training import FitSettings, History, device_of, fit
 
 LINEAR_FACES = 200
 
@@ -37,8 +38,9 @@ def train_codec(
         start_linear(codec, to_tensor(images[:LINEAR_FACES]))
     codec.to(memory_format=torch.channels_last)
 
-    def step_loss(step: int) -> dict[str, Tensor]:
-        batch = image_batch(images, config.batch_size, config.seed, step)
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        batch = image_batch(images, config.batch_size, config.seed, step)[part.of(config.batch_size)]
+        batch = batch.to(device_of(codec))
         error = decode_raw(codec, encode(codec, batch)) - batch
         absolute, squared = error.abs().mean(), error.square().mean()
         return {"loss": absolute + 2 * squared, "psnr": -10 * squared.detach().log10()}
@@ -52,14 +54,14 @@ def train_codec(
 @torch.no_grad()
 def _standardise(codec: AutoencoderDC, images: np.ndarray) -> None:
     """Set the scaling factor so that latents have unit mean square: the scale of the flow's noise."""
-    latents = encode(codec, to_tensor(images[:LINEAR_FACES]))
+    latents = encode(codec, to_tensor(images[:LINEAR_FACES]).to(device_of(codec)))
     codec.register_to_config(scaling_factor=float(latents.square().mean().rsqrt()))
 
 
 @torch.no_grad()
 def round_trip_psnr(codec: AutoencoderDC, images: np.ndarray) -> list[float]:
     """Return the PSNR (dB) of every image [N, H, W, 3] uint8 after encoding and decoding: the ceiling."""
-    originals = to_tensor(images)
+    originals = to_tensor(images).to(device_of(codec))
     parts = [decode(codec, encode(codec, part)) for part in originals.split(32)]
     squared = (torch.cat(parts) - originals).square().mean((1, 2, 3))
     return (-10 * squared.log10()).tolist()

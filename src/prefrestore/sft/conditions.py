@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prefrestore.config import ConditionIdsConfig, PretrainConfig
 from prefrestore.data.pairs import PairSet, to_tensor
-from prefrestore.models.integrator import teacher_forced
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import rng
+from prefrestore.runtime.training import device_of
+from prefrestore.sft.sequences import build_sequences, final_states, queries_of
 
 BATCH = 64
 
@@ -51,14 +54,19 @@ def flatten_pairs(pipeline: PrefRestorePipeline, pairs: PairSet, caption_share: 
         _caption(pairs, int(f), int(v)) if rng(seed, "caption", pairs.ids[f], int(v)).random() < caption_share else ""
         for f, v in zip(face, variant, strict=True)
     )
-    hq_parts = [to_tensor(hq[rows]) for rows in _batches(len(lq))]
     return TrainingPairs(
         lq=lq,
         captions=captions,
-        latents=torch.cat([pipeline.encode(part) for part in hq_parts]),
-        hq_ids=torch.cat([pipeline.image_tokenizer.ids(part) for part in hq_parts]),
-        lq_ids=torch.cat([pipeline.image_tokenizer.ids(to_tensor(lq[rows])) for rows in _batches(len(lq))]),
+        latents=_apply(pipeline.encode, hq, pipeline.codec),
+        hq_ids=_apply(pipeline.image_tokenizer.ids, hq, pipeline.image_tokenizer),
+        lq_ids=_apply(pipeline.image_tokenizer.ids, lq, pipeline.image_tokenizer),
     )
+
+
+def _apply(function: Callable[[Tensor], Tensor], images: np.ndarray, network: nn.Module) -> Tensor:
+    """Return what a function of images says of all images [M, H, W, 3], batch by batch; kept in main memory."""
+    where = device_of(network)
+    return torch.cat([function(to_tensor(images[rows]).to(where)).cpu() for rows in _batches(len(images))])
 
 
 def _caption(pairs: PairSet, face: int, variant: int) -> str:
@@ -75,19 +83,41 @@ def mirrored_caption(caption: str) -> str:
 @torch.no_grad()
 def generated_queries(pipeline: PrefRestorePipeline, data: TrainingPairs) -> tuple[Tensor, float]:
     """Return queries [M, n + 1, D] on ids the integrator generates, and the share of ids equal to HQ's."""
-    queries, right = [], []
+    queries, right, where = [], [], device_of(pipeline.integrator)
     for rows in track(_batches(len(data)), "conditions", total=-(-len(data) // BATCH), unit="batch"):
-        decoded = pipeline.integrate(to_tensor(data.lq[rows]), data.captions[rows])
-        queries.append(decoded.queries)
-        right.append((decoded.ids == data.hq_ids[rows]).float().mean(1))
+        decoded = pipeline.integrate(to_tensor(data.lq[rows]).to(where), data.captions[rows])
+        queries.append(decoded.queries.cpu())
+        right.append((decoded.ids.cpu() == data.hq_ids[rows]).float().mean(1))
     return torch.cat(queries), float(torch.cat(right).mean())
 
 
+def draw_sources(config: ConditionIdsConfig, progress: float, random: np.random.Generator, count: int) -> np.ndarray:
+    """Draw for ``count`` samples whose codes they rest on, [count]: ``hq``, ``generated`` or ``corrupted``.
+
+    ``progress`` in [0, 1] is how much of the step lies behind: shares go linearly from ``start`` to ``end``.
+    """
+    names = ("hq", "generated", "corrupted")
+    first, last = (np.array([getattr(mix, name) for name in names]) for mix in (config.start, config.end))
+    edges = np.cumsum(first + progress * (last - first))
+    return np.array(names)[np.searchsorted(edges[:-1], random.random(count), side="right")]
+
+
+def corrupt(ids: Tensor, share: float, codebook_size: int, random: np.random.Generator) -> Tensor:
+    """Return code ids [B, n] with a share of them, chosen at random, replaced by random codes."""
+    replaced = torch.from_numpy(random.random(ids.shape) < share)
+    strangers = torch.from_numpy(random.integers(codebook_size, size=ids.shape))
+    return torch.where(replaced, strangers, ids)
+
+
 @torch.no_grad()
-def forced_queries(pipeline: PrefRestorePipeline, data: TrainingPairs, rows: Tensor) -> Tensor:
-    """Return queries [B, n + 1, D] of some rows, teacher-forced on HQ's ids as the published code trains."""
+def forced_queries(
+    pipeline: PrefRestorePipeline, data: TrainingPairs, rows: Tensor, ids: Tensor, config: PretrainConfig
+) -> Tensor:
+    """Return queries [B, n + 1, D] of some rows on given codes [B, n], as the published code trains."""
+    where = device_of(pipeline.integrator)
     captions = [data.captions[row] for row in rows.tolist()]
-    return teacher_forced(pipeline.integrator, pipeline.prompts(data.lq_ids[rows], captions), data.hq_ids[rows]).queries
+    sequences = build_sequences(pipeline, pipeline.prompts(data.lq_ids[rows].to(where), captions), ids.to(where))
+    return queries_of(final_states(pipeline, sequences), sequences, config.query_span)
 
 
 def _batches(total: int) -> list[slice]:

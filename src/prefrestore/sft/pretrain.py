@@ -14,15 +14,24 @@ from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_
 from prefrestore.models.condition import Condition
 from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import build_generator
-from prefrestore.models.integrator import build_integrator, code_loss, teacher_forced
+from prefrestore.models.integrator import build_integrator
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import Vocabulary, train_text_tokenizer
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng, torch_generator
-from prefrestore.runtime.training import FitSettings, History, fit
-from prefrestore.sft.conditions import TrainingPairs, flatten_pairs, forced_queries, generated_queries
+from prefrestore.runtime.training import FitSettings, History, accelerator, device_of, fit
+from prefrestore.sft.conditions import (
+    TrainingPairs,
+    corrupt,
+    draw_sources,
+    flatten_pairs,
+    forced_queries,
+    generated_queries,
+)
+from prefrestore.sft.sequences import build_sequences, code_loss, final_states, queries_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,9 @@ def build_pipeline(
     """Return the untrained restorer around a trained codec and image tokenizer."""
     torch.manual_seed(derive(config.seed, "pretrain"))
     text_tokenizer = train_text_tokenizer(pairs.captions, config.integrator.text_vocabulary)
-    vocabulary = Vocabulary(config.integrator.text_vocabulary, tokenizer.config.codebook_size)
+    vocabulary = Vocabulary(
+        config.integrator.text_vocabulary, tokenizer.config.codebook_size, config.integrator.text_first
+    )
     latent_size = pairs.image_size // codec.spatial_compression_ratio
     generator = build_generator(config.generator, codec.config.latent_channels, latent_size)
     connectors = Connectors(
@@ -71,13 +82,26 @@ def pretrain(
     config: PretrainConfig, pipeline: PrefRestorePipeline, pairs: PairSet, step1: Checkpoints, step2: Checkpoints
 ) -> Pretrained:
     """Train both steps; each resumes from its own checkpoints."""
+    pipeline.to(accelerator().device)
+    _checkpoint_gradients(pipeline, config.gradient_checkpointing)
     data = flatten_pairs(pipeline, pairs, config.caption_share, config.seed)
     first = train_step1(config, pipeline, data, step1)
+    pipeline.integrator.eval()  # decoding keeps a cache, which gradient checkpointing forbids
     queries, accuracy = generated_queries(pipeline, data)
     second = train_step2(config, pipeline, data, queries, step2)
     for module in _networks(pipeline).values():
         module.eval().requires_grad_(False)
+    _checkpoint_gradients(pipeline, False)
     return Pretrained(pipeline, first, second, accuracy)
+
+
+def _checkpoint_gradients(pipeline: PrefRestorePipeline, on: bool) -> None:
+    if on:
+        pipeline.generator.transformer.enable_gradient_checkpointing()
+        pipeline.integrator.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        pipeline.generator.transformer.disable_gradient_checkpointing()
+        pipeline.integrator.activation_checkpointing_disable()
 
 
 def train_step1(
@@ -87,16 +111,19 @@ def train_step1(
     settings, seed = config.step1, derive(config.seed, "step 1")
     _freeze_all_but(pipeline, _STEP1[config.trainable])
 
-    def step_loss(step: int) -> dict[str, Tensor]:
-        rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step))
-        captions = [data.captions[row] for row in rows.tolist()]
-        prompt = pipeline.prompts(data.lq_ids[rows], captions)
-        decoded = teacher_forced(pipeline.integrator, prompt, data.hq_ids[rows])
-        cross_entropy, accuracy = code_loss(pipeline.integrator, decoded)
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        own = part.of(settings.batch_size)
+        rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step)[own])
+        where = device_of(pipeline.integrator)
+        prompt = pipeline.prompts(data.lq_ids[rows].to(where), [data.captions[row] for row in rows.tolist()])
+        sequences = build_sequences(pipeline, prompt, data.hq_ids[rows].to(where))
+        states = final_states(pipeline, sequences)
+        cross_entropy, accuracy = code_loss(pipeline, states, sequences, config.prompt_loss)
         # The paper's step 1 shows the generator the queries alone: LQ tokens and the spatial path stay empty.
-        latents = data.latents[rows]
-        tokens = pipeline.connectors.diffusion_connector(decoded.queries)
-        flow = _flow_loss(pipeline, latents, Condition(tokens, torch.zeros_like(latents)), settings, (seed, step))
+        latents = data.latents[rows].to(where)
+        tokens = pipeline.connectors.diffusion_connector(queries_of(states, sequences, config.query_span))
+        draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
+        flow = _flow_loss(pipeline, latents, Condition(tokens, torch.zeros_like(latents)), draw.take(own, where))
         return {"loss": cross_entropy + flow, "cross_entropy": cross_entropy, "flow": flow, "id_accuracy": accuracy}
 
     return fit("pretrain step 1", _networks(pipeline), step_loss, _fit_settings(config, settings, ema=0.0), checkpoints)
@@ -113,15 +140,17 @@ def train_step2(
     settings, seed = config.step2, derive(config.seed, "step 2")
     _freeze_all_but(pipeline, _STEP2[config.trainable])
 
-    def step_loss(step: int) -> dict[str, Tensor]:
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        own = part.of(settings.batch_size)
         rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step))
-        seen = queries[rows].clone()
-        forced = rng(seed, "forced", step).random(len(rows)) >= config.generated_ids
-        if forced.any():
-            seen[forced] = forced_queries(pipeline, data, rows[forced])
-        latents = data.latents[rows]
-        spatial = pipeline.lq_encoder(to_tensor(data.lq[rows.numpy()]))
-        flow = _flow_loss(pipeline, latents, pipeline.join(seen, spatial), settings, (seed, step))
+        where = device_of(pipeline.generator)
+        latents = data.latents[rows[own]].to(where)
+        seen = _seen_queries(config, pipeline, (data, queries), rows, step)[own].to(where)
+        spatial = pipeline.lq_encoder(to_tensor(data.lq[rows[own].numpy()]).to(where))
+        shown = torch.from_numpy(rng(seed, "shown", step).random(len(rows)) >= config.lq_dropout)[own].to(spatial)
+        draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
+        condition = _hide_lq(pipeline.join(seen, spatial), shown, seen.shape[1])
+        flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
         encoder = (spatial - latents).square().mean()
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
 
@@ -129,17 +158,62 @@ def train_step2(
     return fit("pretrain step 2", _networks(pipeline), step_loss, _fit_settings(config, settings, ema), checkpoints)
 
 
-def _flow_loss(
-    pipeline: PrefRestorePipeline, latents: Tensor, condition: Condition, settings: StepConfig, key: tuple[int, int]
+def _seen_queries(
+    config: PretrainConfig,
+    pipeline: PrefRestorePipeline,
+    cached: tuple[TrainingPairs, Tensor],
+    rows: Tensor,
+    step: int,
 ) -> Tensor:
-    """Return the flow-matching loss at random noise levels, with some samples' condition tokens dropped (1.10)."""
+    """Return the queries [B, n + 1, D] of a step-2 batch: cached ones, or on HQ's own or corrupted codes."""
+    data, generated = cached
+    random = rng(config.seed, "condition ids", step)
+    sources = draw_sources(config.condition_ids, step / config.step2.steps, random, len(rows))
+    seen = generated[rows].clone()
+    forced = torch.from_numpy(sources != "generated")
+    if forced.any():
+        size = pipeline.image_tokenizer.config.codebook_size
+        spoilt = corrupt(data.hq_ids[rows], config.condition_ids.corruption, size, random)
+        ids = torch.where(torch.from_numpy(sources == "corrupted")[:, None], spoilt, data.hq_ids[rows])
+        seen[forced] = forced_queries(pipeline, data, rows[forced], ids[forced], config).to(seen)
+    return seen
+
+
+def _hide_lq(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
+    """Blank LQ tokens and the spatial path of the samples where ``shown`` [B] is 0: the queries must do."""
+    is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < num_queries
+    kept = torch.where(is_query, 1.0, shown[:, None])
+    return Condition(condition.tokens * kept[..., None], condition.spatial * shown[:, None, None, None])
+
+
+@dataclass(frozen=True)
+class FlowDraw:
+    """The random part of a flow-matching loss: levels [B], noise [B, C, h, w], and 0 where the condition is dropped."""
+
+    sigma: Tensor
+    noise: Tensor
+    kept: Tensor
+
+    def take(self, rows: slice, where: torch.device) -> FlowDraw:
+        """Return some samples' share, on a device."""
+        return FlowDraw(*(values[rows].to(where) for values in (self.sigma, self.noise, self.kept)))
+
+
+def draw_flow(settings: StepConfig, latent_shape: tuple[int, ...], key: tuple[int, int]) -> FlowDraw:
+    """Draw for a whole batch, from a key, so that the draw does not depend on who computes which part (1.10, 1.11)."""
     draw = torch_generator("flow", *key)
-    sigma = uniform_sigma(len(latents), draw)
-    noise = torch.randn(latents.shape, generator=draw)
-    kept = torch.rand(len(latents), generator=draw) >= settings.condition_dropout
-    dropped = Condition(condition.tokens * kept[:, None, None], condition.spatial)
-    velocity = pipeline.velocity(interpolate(latents, noise, sigma), sigma, dropped)
-    return flow_matching_loss(velocity, latents, noise)
+    sigma = uniform_sigma(settings.batch_size, draw)
+    noise = torch.randn((settings.batch_size, *latent_shape), generator=draw)
+    return FlowDraw(
+        sigma, noise, (torch.rand(settings.batch_size, generator=draw) >= settings.condition_dropout).float()
+    )
+
+
+def _flow_loss(pipeline: PrefRestorePipeline, latents: Tensor, condition: Condition, draw: FlowDraw) -> Tensor:
+    """Return the flow-matching loss, with some samples' condition tokens dropped."""
+    dropped = Condition(condition.tokens * draw.kept[:, None, None], condition.spatial)
+    velocity = pipeline.velocity(interpolate(latents, draw.noise, draw.sigma), draw.sigma, dropped)
+    return flow_matching_loss(velocity, latents, draw.noise)
 
 
 _STEP1 = {
@@ -179,4 +253,11 @@ def _networks(pipeline: PrefRestorePipeline) -> dict[str, nn.Module]:
 
 
 def _fit_settings(config: PretrainConfig, step: StepConfig, ema: float) -> FitSettings:
-    return FitSettings(step.steps, step.learning_rate, config.checkpoint_every, ema_decay=ema)
+    return FitSettings(
+        step.steps,
+        step.learning_rate,
+        config.checkpoint_every,
+        ema_decay=ema,
+        accumulation=config.accumulation,
+        bfloat16=config.precision == "bfloat16",
+    )

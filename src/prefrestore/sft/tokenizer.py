@@ -19,8 +19,9 @@ from prefrestore.config import TokenizerConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import derive, rng, torch_generator
-from prefrestore.runtime.training import FitSettings, History, fit
+from prefrestore.runtime.training import FitSettings, History, device_of, fit
 from prefrestore.sft.codec import image_batch
 
 NOISE = 0.3
@@ -89,11 +90,13 @@ def train_tokenizer(
     side = (config.image_size, config.image_size)
     order = derive(seed, "tokenizer order")
 
-    def step_loss(step: int) -> dict[str, Tensor]:
-        batch = image_batch(images, config.batch_size, order, step)
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        rows = part.of(config.batch_size)
+        batch = image_batch(images, config.batch_size, order, step)[rows].to(device_of(tokenizer))
         target = 2 * functional.interpolate(batch, side, mode="bicubic", antialias=True).clamp(0, 1) - 1
         features = tokenizer.features(batch)
-        noise = torch.randn(features.shape, generator=torch_generator(order, "noise", step))
+        shape = (config.batch_size, *features.shape[1:])
+        noise = torch.randn(shape, generator=torch_generator(order, "noise", step))[rows].to(features)
         picture = (head(features + NOISE * noise / config.code_dim**0.5) - target).square().mean()
         return {"loss": picture, "psnr": -10 * (picture.detach() / 4).log10()}
 
@@ -110,9 +113,11 @@ def fit_codebook(tokenizer: ImageTokenizer, images: np.ndarray, seed: int) -> No
     The SimVQ projection becomes the identity: :meth:`ImageTokenizer.codes` then gives the centres as unit vectors.
     """
     both = np.concatenate([images, images[:, :, ::-1]])[:: max(1, 2 * len(images) // CODEBOOK_FACES)]
-    features = torch.cat([tokenizer.features(part) for part in to_tensor(both).split(64)]).flatten(0, 1)
+    features = torch.cat(
+        [tokenizer.features(part.to(device_of(tokenizer))) for part in to_tensor(both).split(64)]
+    ).flatten(0, 1)
     size = tokenizer.config.codebook_size
-    centres, _ = kmeans2(features.numpy(), size, iter=12, minit="++", seed=rng(seed, "codebook"))
+    centres, _ = kmeans2(features.cpu().numpy(), size, iter=12, minit="++", seed=rng(seed, "codebook"))
     tokenizer.codebook.weight.copy_(torch.from_numpy(centres))
     tokenizer.codebook_projection.weight.copy_(torch.eye(tokenizer.config.code_dim))
     tokenizer.codebook_projection.bias.zero_()
@@ -121,7 +126,7 @@ def fit_codebook(tokenizer: ImageTokenizer, images: np.ndarray, seed: int) -> No
 @torch.no_grad()
 def codebook_use(tokenizer: ImageTokenizer, images: np.ndarray) -> CodebookUse:
     """Measure the use of the codebook over images [N, H, W, 3] uint8."""
-    ids = torch.cat([tokenizer.ids(part) for part in to_tensor(images).split(64)])
+    ids = torch.cat([tokenizer.ids(part.to(device_of(tokenizer))) for part in to_tensor(images).split(64)])
     counts = torch.bincount(ids.flatten(), minlength=tokenizer.config.codebook_size).double()
     shares = counts / counts.sum()
     entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
