@@ -256,7 +256,7 @@ class SimulatedAnnotatorConfig(Section):
 class CollectPreferencesConfig(Section):
     """Votes of people, merged with simulated ones."""
 
-    votes: str | None = Field(description="vote store, a folder; null: none")
+    votes: str | None = Field(description="vote store, a folder or s3://BUCKET/PREFIX; null: none")
     simulated: SimulatedAnnotatorConfig
     seed: Count
 

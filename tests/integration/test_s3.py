@@ -23,6 +23,8 @@ from moto.server import ThreadedMotoServer
 from prefrestore import artifacts, configfile
 from prefrestore.data.images import encode_png
 from prefrestore.data.pairs import load_faces
+from prefrestore.data.preferences import Judgement, pair_id
+from prefrestore.data.vote_store import append, compact, read
 from prefrestore.errors import UserError
 from prefrestore.runtime import storage
 from prefrestore.stage import STAGES, execute
@@ -249,3 +251,53 @@ def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, server: 
     dvc("pull", "--quiet")
     assert artifacts.digest(faces) == version
     assert load_faces(faces, "train").ids == ("train-2", "train-3", "train-4", "train-5")
+
+
+def vote(number: int, choice: str = "a") -> Judgement:
+    a, b = f"{number:064x}", f"{number + 1:064x}"
+    shown = {"lq_id": "face/0", "lq_digest": "0", "digest_a": a, "digest_b": b, "pair_id": pair_id("0", a, b)}
+    drawn = {"model_a": "m", "model_b": "m", "seed_a": 0, "seed_b": 1}
+    asked = {"annotator": "ann", "repeat": 0, "source": "human", "instruction": "?", "tool_version": "0"}
+    return Judgement(**shown, **drawn, **asked, choice=choice, time="2026-01-02T03:04:05Z")
+
+
+def test_votes_in_s3_are_put_once_read_after_a_watermark_and_compacted(s3: Any) -> None:
+    store = f"s3://{BUCKET}/team/votes"
+    append(store, [vote(1)])
+    append(store, [vote(1)])
+    seen = read(store)
+    assert len(seen.shards) == 1
+    append(store, [vote(2)])
+    append(store, [vote(3)])
+    assert sorted(row.digest_a for row in read(store, seen.shards).judgements) == [vote(n).digest_a for n in (2, 3)]
+    name = f"team/votes/{seen.shards[0]}"
+    s3.put_object(Bucket=BUCKET, Key=name, Body=b"torn")
+    assert [row.name for row in read(store).rejected] == list(seen.shards)
+    assert compact(store) == 2
+    assert sorted(row.digest_a for row in read(store).judgements) == [vote(n).digest_a for n in (2, 3)]
+
+
+def test_writers_of_votes_in_s3_do_not_disturb_each_other(s3: Any) -> None:  # noqa: ARG001  the bucket
+    store = f"s3://{BUCKET}/votes"
+    shares = [range(0, 12), range(8, 20), range(4, 16)]
+    threads = [
+        threading.Thread(target=lambda rows=rows: [append(store, [vote(row)]) for row in rows]) for rows in shares
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    votes = read(store)
+    assert sorted(row.digest_a for row in votes.judgements) == [vote(number).digest_a for number in range(20)]
+    assert len(votes.shards) == 20
+    assert not votes.rejected
+
+
+def test_a_vote_store_in_a_missing_bucket_or_without_a_bucket_is_the_users_mistake(s3: Any) -> None:  # noqa: ARG001
+    with pytest.raises(UserError, match="no such bucket"):
+        read("s3://nowhere/votes")
+    with pytest.raises(UserError, match="no such bucket"):
+        append("s3://nowhere/votes", [vote(1)])
+    with pytest.raises(UserError, match="is no S3 address"):
+        read("s3://")
+    assert read(f"s3://{BUCKET}/empty").judgements == ()

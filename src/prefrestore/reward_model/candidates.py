@@ -52,6 +52,10 @@ SCHEMA = pa.schema(
 )
 
 
+INPUTS = "inputs.parquet"
+INPUT_SCHEMA = pa.schema([("group_id", pa.string()), ("text", pa.string()), ("image", pa.binary())])
+
+
 @dataclass(frozen=True)
 class Task:
     """One LQ image to restore: a row of the pairs and one of its variants."""
@@ -122,3 +126,16 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
     """Write ``candidates.parquet``, sorted by candidate id."""
     rows = [asdict(candidate) for candidate in sorted(candidates, key=lambda candidate: candidate.candidate_id)]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / CANDIDATES)
+
+
+def write_inputs(folder: Path, pairs: PairSet, tasks: Sequence[Task]) -> None:
+    """Write ``inputs.parquet``: LQ image (PNG) and text of every group, so that candidates can be judged alone."""
+    rows = [
+        {
+            "group_id": f"{pairs.ids[task.row]}/{task.variant}",
+            "text": pairs.captions[task.row],
+            "image": encode_png(pairs.lq[task.row, task.variant]),
+        }
+        for task in tasks
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=INPUT_SCHEMA), folder / INPUTS)

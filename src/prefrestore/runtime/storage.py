@@ -1,10 +1,11 @@
-"""Reading S3: listing, and downloads that resume, verify what they got and never look whole when they are not.
+"""S3: listing, conditional puts, downloads that resume, verify what they got and never look whole when they are not.
 
 Credentials, region and endpoint are those of boto3's own environment variables and files.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import time
@@ -38,6 +39,9 @@ PAUSE_SECONDS = 0.2
 CUT = (IncompleteReadError, ResponseStreamingError, HTTPClientError, HTTPError, ConnectionResetError)
 REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 MISSING = {"404", "NoSuchBucket", "NoSuchKey"}
+EXISTS = {"412", "PreconditionFailed"}
+BUSY = "ConditionalRequestConflict"
+"""Another writer is putting the same key at this moment: ask again."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,68 @@ def _promise(remote: Remote) -> tuple[str, str | None]:
     return "md5", None if "-" in etag else etag
 
 
+def keys(bucket: str, prefix: str) -> list[str]:
+    """Return the keys below a prefix, sorted; none is no fault.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    with _explained(f"{SCHEME}{bucket}/{prefix}"):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return sorted(row["Key"] for page in pages for row in page.get("Contents", ()))
+
+
+def get(bucket: str, key: str) -> bytes | None:
+    """Return the content of a small object, checked by boto3, or None if there is none.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    with _explained(f"{SCHEME}{bucket}/{key}"):
+        try:
+            body: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if _code(error) in {"404", "NoSuchKey"}:
+                return None
+            raise
+    return body
+
+
+def put_new(bucket: str, key: str, data: bytes) -> bool:
+    """Keep ``data`` under ``key`` unless there is such an object already; return whether it was put.
+
+    S3 shows an object whole or not at all, and the condition makes one of several writers win.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    digest = hashlib.sha256(data)
+    checksum = base64.b64encode(digest.digest()).decode()
+    stored = {"Bucket": bucket, "Key": key, "Body": data, "ChecksumSHA256": checksum}
+    with _explained(f"{SCHEME}{bucket}/{key}"):
+        for turn in range(1, CUTS_ALLOWED + 1):
+            try:
+                _client().put_object(**stored, Metadata={"sha256": digest.hexdigest()}, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                if _code(error) in EXISTS:
+                    return False
+                if _code(error) != BUSY or turn == CUTS_ALLOWED:
+                    raise
+                time.sleep(PAUSE_SECONDS * turn)
+    raise AssertionError("the last turn returns or raises")
+
+
+def remove(bucket: str, key: str) -> None:
+    """Delete an object; none of that name is no fault.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    with _explained(f"{SCHEME}{bucket}/{key}"):
+        _client().delete_object(Bucket=bucket, Key=key)
+
+
 @cache
 def _client() -> Any:
     timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
@@ -176,12 +242,16 @@ def _explained(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: S3 cannot be read ({error}): check credentials, region and endpoint") from None
 
 
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
 def _reason(error: ClientError) -> str:
-    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    code = _code(error)
     if code in REFUSED:
         return f"S3 refuses these credentials ({code}): check the keys and their rights"
     if code in MISSING:
         return f"there is no such bucket or object ({code}): check the address"
-    if code in {"412", "PreconditionFailed"}:
+    if code in EXISTS:
         return "the object changed while it was read: repeat the command"
     return f"S3 answered {code}: try again later"

@@ -29,9 +29,9 @@ def run(config: CollectPreferencesConfig, *, candidates: Path, pairs: Path, pref
     """
     drawn = load_candidates(candidates)
     known = set(zip(drawn.groups, drawn.digests, strict=True))
-    votes = read(Path(config.votes)) if config.votes else Votes((), (), ())
+    votes = read(config.votes) if config.votes else Votes((), (), ())
     judgements = list(votes.judgements)
-    imported = gather(judgements, Path(config.votes), drawn.images.shape[1]) if config.votes else []
+    imported = gather(judgements, config.votes, drawn.images.shape[1]) if config.votes else []
     if imported:
         write_imported(preferences, imported)
         known |= {(row.group_id, row.sha256) for row in imported}

@@ -8,11 +8,11 @@ from prefrestore import artifacts
 from prefrestore.config import SampleCandidatesConfig
 from prefrestore.data.pairs import load_pairs
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.reward_model.candidates import choose_tasks, draw_candidates, write_candidates
+from prefrestore.reward_model.candidates import choose_tasks, draw_candidates, write_candidates, write_inputs
 
 
 def run(config: SampleCandidatesConfig, *, pairs: Path, base: Path, candidates: Path) -> None:
-    """Write ``candidates.parquet``.
+    """Write ``candidates.parquet`` and the LQ images they restore.
 
     Args:
         config: how many faces, seeds and step counts.
@@ -23,5 +23,6 @@ def run(config: SampleCandidatesConfig, *, pairs: Path, base: Path, candidates: 
     faces = load_pairs(pairs, "train")
     pipeline = PrefRestorePipeline.from_pretrained(base)
     model = artifacts.digest(base)[:12]
-    rows = draw_candidates(pipeline, faces, choose_tasks(faces, config), config, model)
-    write_candidates(candidates, list(rows))
+    tasks = choose_tasks(faces, config)
+    write_candidates(candidates, list(draw_candidates(pipeline, faces, tasks, config, model)))
+    write_inputs(candidates, faces, tasks)
