@@ -49,10 +49,10 @@ def program() -> Program:
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a model registry without models: making its tables takes seconds, so once."""
-    from prefrestore.registry.versions import Registry
+    from prefrestore.registry.backends import connect
 
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    Registry(f"sqlite:///{path}")
+    connect(f"sqlite:///{path}")
     return path.read_bytes()
 
 

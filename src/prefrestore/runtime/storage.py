@@ -1,4 +1,4 @@
-"""Reading S3: listing, and downloads that resume, verify what they got and never look whole when they are not.
+"""S3: listing, and downloads that resume, verify what they got and never look whole when they are not.
 
 Credentials, region and endpoint are those of boto3's own environment variables and files.
 """
@@ -67,17 +67,44 @@ def list_objects(uri: str) -> list[Remote]:
     Raises:
         UserError: malformed address, no rights, no such bucket, no objects, or nobody answers.
     """
-    bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-    if not uri.startswith(SCHEME) or not bucket:
-        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
-    with _explained(uri):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = find_objects(uri)
+    if not found:
+        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
+    return found
+
+
+def find_objects(uri: str) -> list[Remote]:
+    """Return the objects below an address, sorted by key; there may be none. Errors as :func:`list_objects`."""
+    bucket, prefix = split(uri)
+    with explained(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [
             Remote(bucket, row["Key"], row["Size"], row["ETag"]) for page in pages for row in page.get("Contents", ())
         ]
-    if not found:
-        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
     return sorted(found, key=lambda remote: remote.key)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an address.
+
+    Raises:
+        UserError: it is no S3 address.
+    """
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if not uri.startswith(SCHEME) or not bucket:
+        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
+    return bucket, key
+
+
+def content(uri: str) -> bytes | None:
+    """Return the content of a small object, or None if there is no such object; errors as :func:`list_objects`."""
+    bucket, key = split(uri)
+    with explained(uri):
+        try:
+            data: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        except client().exceptions.NoSuchKey:
+            return None
+    return data
 
 
 def read(remote: Remote) -> bytes:
@@ -100,7 +127,7 @@ def download(remote: Remote) -> Path:
     partial.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists() and partial.stat().st_size > remote.size:
         partial.unlink()
-    with _explained(remote.uri):
+    with explained(remote.uri):
         _fill(remote, partial)
         algorithm, expected = _promise(remote)
     with partial.open("rb") as stream:
@@ -131,7 +158,7 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
     partial.touch()
     if remote.size == 0:
         return
-    answer = _client().get_object(
+    answer = client().get_object(
         Bucket=remote.bucket, Key=remote.key, Range=f"bytes={done}-{remote.size - 1}", IfMatch=remote.etag
     )
     with partial.open("ab") as stream:
@@ -143,7 +170,7 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
 
 def _promise(remote: Remote) -> tuple[str, str | None]:
     """Return the digest that S3 states: ours in the metadata, or the MD5 that a simple upload has as its ETag."""
-    metadata = _client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
+    metadata = client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
     if "sha256" in metadata:
         return "sha256", metadata["sha256"]
     etag = remote.etag.strip('"')
@@ -151,19 +178,24 @@ def _promise(remote: Remote) -> tuple[str, str | None]:
 
 
 @cache
-def _client() -> Any:
+def client() -> Any:
+    """Return the S3 client of this process."""
     timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
     return boto3.session.Session().client("s3", config=timing)
 
 
-def forget_client() -> None:
+def forgetclient() -> None:
     """Drop the client, so that the next call sees changed credentials."""
-    _client.cache_clear()
+    client.cache_clear()
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what boto3 raises into one line for the user."""
+def explained(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into one line for the user.
+
+    Raises:
+        UserError: no rights, no such bucket or object, cut connections, or nobody answers.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError):
@@ -172,8 +204,10 @@ def _explained(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: {_reason(error)}") from None
     except ConnectionError as error:
         raise UserError(f"{uri}: S3 cannot be reached ({error}): check the network and AWS_ENDPOINT_URL") from None
+    except HTTPClientError as error:
+        raise UserError(f"{uri}: the connection to S3 was cut ({error}): repeat the command, it goes on") from None
     except BotoCoreError as error:
-        raise UserError(f"{uri}: S3 cannot be read ({error}): check credentials, region and endpoint") from None
+        raise UserError(f"{uri}: S3 cannot be used ({error}): check credentials, region and endpoint") from None
 
 
 def _reason(error: ClientError) -> str:
