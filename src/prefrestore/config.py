@@ -383,10 +383,28 @@ class GateRule(Section):
     margin: Weight = Field(description="improve: by more than this; not_worse: by no more than this; metric's unit")
 
 
+class GateLimit(Section):
+    """A number of the policy itself, such as its cost or how well its uncertainty ranks errors."""
+
+    number: str = Field(description="FILE.KEY.KEY into the JSON files of metrics, e.g. cost.flops_per_face")
+    role: Literal["at_least", "at_most", "watch"]
+    limit: float = Field(description="of an estimate, the unfavourable end of its interval must keep to it")
+
+
+class GateBands(Section):
+    """Groups of people that the policy must not serve worse than base does (paired gains within each group)."""
+
+    kinds: tuple[str, ...] = Field(description="kinds of groups in groups.json, e.g. skin tone")
+    margins: Mapping[str, Weight] = Field(description="by metric: the largest loss that a group may have")
+    min_faces: Positive = Field(description="smaller groups are watched only")
+
+
 class GateConfig(Section):
     """Rules that decide whether the policy may be published."""
 
     rules: tuple[GateRule, ...]
+    limits: tuple[GateLimit, ...]
+    bands: GateBands
     confidence: Share = Field(description="confidence of the two-sided intervals")
     bootstrap: Positive = Field(description="resamples of the confidence intervals")
     seed: Count
@@ -396,8 +414,9 @@ class PublishConfig(Section):
     """Where releases go."""
 
     registry: Address = Field(description="MLflow tracking URI")
-    store: Address = Field(description="release store, a folder")
+    store: Address = Field(description="release store, a folder or s3://BUCKET/PREFIX")
     model: str
+    licence: str = Field(description="licence of the released weights, as the hub names it (apache-2.0, other, ...)")
 
 
 class Config(Section):

@@ -18,7 +18,6 @@ import boto3
 import numpy as np
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from prefrestore import artifacts, configfile
 from prefrestore.data.images import encode_png
@@ -32,25 +31,9 @@ from prefrestore.stage import STAGES, execute
 BUCKET = "faces"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
-
-
 @pytest.fixture
-def s3(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PREFRESTORE_CACHE": str(tmp_path / "cache"),
-    }
-    for name, value in settings.items():
+def s3(s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, value in {**s3_environment, "PREFRESTORE_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     storage.forget_client()
     client = boto3.client("s3")
@@ -184,12 +167,12 @@ class Cutting:
 
 
 def test_a_cut_download_goes_on_where_it_stopped(
-    s3: Any, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = np.random.default_rng(0).bytes(3_000_000)
     s3.put_object(Bucket=BUCKET, Key="big.tar", Body=body)
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0)
-    proxy = Cutting(server, cuts=4, after=700_000)
+    proxy = Cutting(s3_server, cuts=4, after=700_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     storage.forget_client()
     remote = storage.list_objects(f"s3://{BUCKET}/big")[0]
@@ -224,7 +207,7 @@ def test_what_arrives_is_what_was_promised(s3: Any, tmp_path: Path) -> None:
     assert storage.download(storage.list_objects(f"s3://{BUCKET}/empty")[0]).read_bytes() == b""
 
 
-def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, server: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, s3_server: str, tmp_path: Path) -> None:  # noqa: ARG001
     project = tmp_path / "project"
     source = tmp_path / "source"
     project.mkdir()
@@ -242,7 +225,7 @@ def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, server: 
 
     dvc("init", "--no-scm", "--quiet")
     dvc("remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
-    dvc("remote", "modify", "store", "endpointurl", server)
+    dvc("remote", "modify", "store", "endpointurl", s3_server)
     dvc("add", "--quiet", "faces")
     dvc("push", "--quiet")
     for folder in (faces, project / ".dvc" / "cache"):

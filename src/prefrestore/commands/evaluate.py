@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -11,44 +10,27 @@ from prefrestore import artifacts, config, configfile
 from prefrestore.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
-REGISTERED = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>\w+)|/(?P<number>\d+))")
 
 
 @click.command()
-@click.option("--model", required=True, help="folder with base/, policy/ and reward/, or models:/NAME@ALIAS")
+@click.option("--model", required=True, help="models:/NAME@ALIAS, a release in S3, or a folder")
 @click.option("--data", type=FOLDER, required=True, help="artifact pairs, or a folder of photographs")
 @click.option("--out", type=FOLDER, default=Path("evaluation"), show_default=True, help="folder to write")
 @click.option("--recipe", help="degradation of photographs; that of the configuration by default")
 @click.option("--config", "file", type=FOLDER, default=Path("params.yaml"), help="configuration")
 def command(model: str, data: Path, out: Path, recipe: str | None, file: Path) -> None:
     """Measure a model on DATA; write metrics and report to OUT."""
+    from prefrestore.registry.loader import locate, resolve
+
     whole = configfile.load(file)
-    folder = _model_folder(model, whole.fetch_champion.registry)
-    for name in ("base", "policy", "reward"):
-        if not (folder / name).is_dir():
-            raise UserError(f"--model: {folder} has no folder {name}: give a release, or the folder artifacts")
+    folder = locate(resolve(model, whole.publish.registry)).folder
+    if not (folder / "reward").is_dir():
+        raise UserError(f"--model: {folder} has no folder reward: give a release, or the folder artifacts")
     if not data.is_dir():
         raise UserError(f"--data: {data} is no folder: give an artifact pairs, or a folder of photographs")
     with artifacts.replacing(out) as target:
         _evaluate(whole, folder, data, recipe or whole.degrade.eval_recipe, target)
     click.echo(f"{out / 'report.html'}")
-
-
-def _model_folder(model: str, registry: str) -> Path:
-    if not model.startswith("models:"):
-        return Path(model)
-    found = REGISTERED.fullmatch(model)
-    if found is None:
-        raise UserError(f"--model: {model} is no registry address: write models:/NAME@ALIAS or models:/NAME/VERSION")
-    from prefrestore.registry.versions import Registry
-
-    versions = Registry(registry)
-    if found["number"]:
-        return versions.get(found["name"], int(found["number"])).folder
-    version = versions.aliased(found["name"], found["alias"])
-    if version is None:
-        raise UserError(f"--model: no version of {found['name']} is called {found['alias']} in {registry}")
-    return version.folder
 
 
 def _evaluate(whole: config.Config, model: Path, data: Path, recipe: str, target: Path) -> None:

@@ -1,7 +1,8 @@
-"""Which code is running."""
+"""Which code is running, and in which run of a pipeline."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,3 +15,8 @@ def git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def pipeline_run() -> str | None:
+    """Return the id of the Kubeflow run that this process belongs to, from KFP_RUN_ID; None outside of one."""
+    return os.environ.get("KFP_RUN_ID") or None

@@ -71,17 +71,38 @@ def list_objects(uri: str) -> list[Remote]:
     Raises:
         UserError: malformed address, no rights, no such bucket, no objects, or nobody answers.
     """
-    bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-    if not uri.startswith(SCHEME) or not bucket:
-        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
-    with _explained(uri):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = find_objects(uri)
+    if not found:
+        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
+    return found
+
+
+def find_objects(uri: str) -> list[Remote]:
+    """Return the objects below an address, sorted by key; there may be none. Errors as :func:`list_objects`."""
+    bucket, prefix = split(uri)
+    with explained(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [
             Remote(bucket, row["Key"], row["Size"], row["ETag"]) for page in pages for row in page.get("Contents", ())
         ]
-    if not found:
-        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
     return sorted(found, key=lambda remote: remote.key)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an address.
+
+    Raises:
+        UserError: it is no S3 address.
+    """
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if not uri.startswith(SCHEME) or not bucket:
+        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
+    return bucket, key
+
+
+def content(uri: str) -> bytes | None:
+    """Return the content of a small object, or None if there is no such object; errors as :func:`list_objects`."""
+    return get(*split(uri))
 
 
 def read(remote: Remote) -> bytes:
@@ -104,7 +125,7 @@ def download(remote: Remote) -> Path:
     partial.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists() and partial.stat().st_size > remote.size:
         partial.unlink()
-    with _explained(remote.uri):
+    with explained(remote.uri):
         _fill(remote, partial)
         algorithm, expected = _promise(remote)
     with partial.open("rb") as stream:
@@ -135,7 +156,7 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
     partial.touch()
     if remote.size == 0:
         return
-    answer = _client().get_object(
+    answer = client().get_object(
         Bucket=remote.bucket, Key=remote.key, Range=f"bytes={done}-{remote.size - 1}", IfMatch=remote.etag
     )
     with partial.open("ab") as stream:
@@ -147,7 +168,7 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
 
 def _promise(remote: Remote) -> tuple[str, str | None]:
     """Return the digest that S3 states: ours in the metadata, or the MD5 that a simple upload has as its ETag."""
-    metadata = _client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
+    metadata = client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
     if "sha256" in metadata:
         return "sha256", metadata["sha256"]
     etag = remote.etag.strip('"')
@@ -155,14 +176,8 @@ def _promise(remote: Remote) -> tuple[str, str | None]:
 
 
 def keys(bucket: str, prefix: str) -> list[str]:
-    """Return the keys below a prefix, sorted; none is no fault.
-
-    Raises:
-        UserError: no rights, no such bucket, or nobody answers.
-    """
-    with _explained(f"{SCHEME}{bucket}/{prefix}"):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted(row["Key"] for page in pages for row in page.get("Contents", ()))
+    """Return the keys below a prefix, sorted; there may be none. Errors as :func:`list_objects`."""
+    return [remote.key for remote in find_objects(f"{SCHEME}{bucket}/{prefix}")]
 
 
 def get(bucket: str, key: str) -> bytes | None:
@@ -171,9 +186,9 @@ def get(bucket: str, key: str) -> bytes | None:
     Raises:
         UserError: no rights, no such bucket, or nobody answers.
     """
-    with _explained(f"{SCHEME}{bucket}/{key}"):
+    with explained(f"{SCHEME}{bucket}/{key}"):
         try:
-            body: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+            body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:
             if _code(error) in {"404", "NoSuchKey"}:
                 return None
@@ -192,10 +207,10 @@ def put_new(bucket: str, key: str, data: bytes) -> bool:
     digest = hashlib.sha256(data)
     checksum = base64.b64encode(digest.digest()).decode()
     stored = {"Bucket": bucket, "Key": key, "Body": data, "ChecksumSHA256": checksum}
-    with _explained(f"{SCHEME}{bucket}/{key}"):
+    with explained(f"{SCHEME}{bucket}/{key}"):
         for turn in range(1, CUTS_ALLOWED + 1):
             try:
-                _client().put_object(**stored, Metadata={"sha256": digest.hexdigest()}, IfNoneMatch="*")
+                client().put_object(**stored, Metadata={"sha256": digest.hexdigest()}, IfNoneMatch="*")
                 return True
             except ClientError as error:
                 if _code(error) in EXISTS:
@@ -212,24 +227,29 @@ def remove(bucket: str, key: str) -> None:
     Raises:
         UserError: no rights, no such bucket, or nobody answers.
     """
-    with _explained(f"{SCHEME}{bucket}/{key}"):
-        _client().delete_object(Bucket=bucket, Key=key)
+    with explained(f"{SCHEME}{bucket}/{key}"):
+        client().delete_object(Bucket=bucket, Key=key)
 
 
 @cache
-def _client() -> Any:
+def client() -> Any:
+    """Return the S3 client of this process."""
     timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
     return boto3.session.Session().client("s3", config=timing)
 
 
 def forget_client() -> None:
     """Drop the client, so that the next call sees changed credentials."""
-    _client.cache_clear()
+    client.cache_clear()
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what boto3 raises into one line for the user."""
+def explained(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into one line for the user.
+
+    Raises:
+        UserError: no rights, no such bucket or object, cut connections, or nobody answers.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError):
@@ -238,8 +258,10 @@ def _explained(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: {_reason(error)}") from None
     except ConnectionError as error:
         raise UserError(f"{uri}: S3 cannot be reached ({error}): check the network and AWS_ENDPOINT_URL") from None
+    except HTTPClientError as error:
+        raise UserError(f"{uri}: the connection to S3 was cut ({error}): repeat the command, it goes on") from None
     except BotoCoreError as error:
-        raise UserError(f"{uri}: S3 cannot be read ({error}): check credentials, region and endpoint") from None
+        raise UserError(f"{uri}: S3 cannot be used ({error}): check credentials, region and endpoint") from None
 
 
 def _code(error: ClientError) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from prefrestore import artifacts
 from prefrestore.config import EvaluateConfig
-from prefrestore.data.pairs import load_pairs
+from prefrestore.data.pairs import describe_pairs, load_pairs
 from prefrestore.data.tables import COUNTS
 from prefrestore.evaluation.assessment import assess, write_metrics
 from prefrestore.evaluation.columns import Sampling, all_columns
+from prefrestore.evaluation.cost import COST, measure_cost
 from prefrestore.evaluation.report import REPORT, Origin, Source, render
+from prefrestore.evaluation.summary import plain
 from prefrestore.rewards.composite import load_reward
 
 
@@ -33,6 +35,8 @@ def run(  # noqa: PLR0913 (the stage's inputs and outputs)
     with load_reward(reward, config.workers) as scorer:
         found = assess(columns, faces, scorer, config)
     write_metrics(found, metrics)
+    artifacts.write_json(metrics / COST, plain(measure_cost(base, policy, config.sampler_steps)))
+    artifacts.write_json(metrics / "data.json", describe_pairs(pairs))
 
     inputs = {"pairs": pairs, "baseline": baseline, "base": base, "policy": policy, "reward": reward}
     sources = [Source(name, folder) for name, folder in {**inputs, "champion": champion}.items()]
