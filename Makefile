@@ -57,5 +57,5 @@ bench: setup ## run the comparisons in benchmarks/; each prints a table
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove what stages wrote and caches, but not the environment, the registry or releases
-	rm -rf artifacts reports reports.run.json .checkpoints .dvc/cache .dvc/tmp dvc.lock
+	rm -rf artifacts reports reports.run.json report.html .checkpoints .dvc/cache .dvc/tmp dvc.lock
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

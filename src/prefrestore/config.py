@@ -368,6 +368,7 @@ class EvaluateConfig(Section):
     batch_size: Positive = Field(description="fixed batch shape, so that bytes repeat")
     bootstrap: Positive = Field(description="resamples of the confidence intervals")
     confidence: Share = Field(description="confidence of the two-sided intervals")
+    lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes; null: not measured")
     margins: Mapping[str, Weight] = Field(description="by metric: a loss up to this is 'not worse' (0 if not named)")
     faces_shown: Positive = Field(description="faces in the report's grid")
     workers: Workers = Field(description="processes for face analysis")

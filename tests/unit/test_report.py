@@ -164,7 +164,9 @@ def test_the_page_says_what_the_reader_must_know(html: str) -> None:
         "2",
         "codec ceiling",
         "not measured",
-        "Parts of the set",
+        "Is someone served worse?",
+        "By how hard the LQ is",
+        "not measured: no weights are named",
         "Best, median and worst",
     ):
         assert text in html

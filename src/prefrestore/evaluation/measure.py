@@ -13,10 +13,12 @@ from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.evaluation.columns import Column
 from prefrestore.evaluation.metrics import high_band_energy, ms_ssim, psnr, sharpness, ssim
 from prefrestore.evaluation.niqe import NaturalModel, fit_natural_model, niqe
+from prefrestore.evaluation.perceptual import lpips_values
 from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread
 from prefrestore.faces.analysis import FaceAnalysis
 from prefrestore.faces.identity import identity_angle, identity_similarity, verification_rank
 from prefrestore.faces.landmarks import landmark_distance
+from prefrestore.models.lpips import Lpips
 from prefrestore.rewards.base import References
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.runtime.progress import track
@@ -48,10 +50,13 @@ class HqFeatures:
     natural: NaturalModel
 
 
-def measure(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward) -> Measurements:
-    """Measure every sample of every column."""
+def measure(
+    columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, lpips: Lpips | None = None
+) -> Measurements:
+    """Measure every sample of every column; without its network LPIPS is NaN."""
     references = References(to_tensor(pairs.lq[:, 0]), to_tensor(pairs.hq), pairs.captions, pairs.landmarks, pairs.ids)
     reference = HqFeatures([high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
+    perceptual = lpips_values(lpips, columns, pairs.hq)
     jobs = [(column, sample) for column in columns for sample in range(len(column.samples))]
     frames: list[pd.DataFrame] = []
     embeddings: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
@@ -63,6 +68,7 @@ def measure(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward) 
         embeddings[column.name].append(seen.embeddings)
         values = {
             **_pixel_values(restored, pairs, reference),
+            "lpips": perceptual[column.name][sample],
             **_face_values(seen, hq_seen),
             **_reward_values(restored, references, reward),
             "sample_spread": sample_spread(column.samples),

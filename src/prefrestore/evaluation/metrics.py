@@ -62,6 +62,17 @@ METRICS: Mapping[str, Metric] = {
             "structure at several scales against HQ",
         ),
         Metric(
+            "lpips",
+            "LPIPS",
+            "lower",
+            "hq",
+            "",
+            "0 to about 1",
+            3,
+            "Zhang et al. 2018, VGG-16 features, version 0.1, at the images' own size",
+            "difference from HQ as people see it; needs its published weights (evaluate.lpips_weights)",
+        ),
+        Metric(
             "identity_similarity",
             "Identity",
             "higher",

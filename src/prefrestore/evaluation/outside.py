@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,6 +82,14 @@ def _degraded(faces: list[Face], how: Freezing) -> PairSet:
         records=tuple((record,) for record in records),
         landmarks=landmarks.reshape(-1, NUM_LANDMARKS, 2),
     )
+
+
+def digest_of(pairs: PairSet) -> str:
+    """Return the sha256 of names and pictures: the version of data that is no artifact."""
+    total = hashlib.sha256("\0".join(pairs.ids).encode())
+    for images in (pairs.hq, pairs.lq):
+        total.update(np.ascontiguousarray(images))
+    return total.hexdigest()
 
 
 def compare_runs(first: Path, second: Path, margins: Mapping[str, float], how: Resampling) -> list[Comparison]:

@@ -1,10 +1,11 @@
-"""Which code is running, and in which run of a pipeline."""
+"""Which code is running, in which run of a pipeline, and on what."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -20,3 +21,11 @@ def git_commit() -> str | None:
 def pipeline_run() -> str | None:
     """Return the id of the Kubeflow run that this process belongs to, from KFP_RUN_ID; None outside of one."""
     return os.environ.get("KFP_RUN_ID") or None
+
+
+def accelerators_used() -> int:
+    """Return on how many CUDA devices this process has held tensors; torch is asked only if it was loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return sum(torch.cuda.max_memory_allocated(device) > 0 for device in range(torch.cuda.device_count()))
