@@ -201,6 +201,9 @@ class OracleWeights(Section):
     structure: Weight = Field(description="MS-SSIM")
     edges: Weight = Field(description="gradient similarity")
     sharpness: Weight = Field(description="closeness of the high-band energy to that of HQ")
+    colour: Weight = Field(description="closeness of the smoothed chroma to HQ's")
+    texture: Weight = Field(description="similarity of the local contrast to HQ's")
+    low_band: Weight = Field(description="closeness of averages over 4, 8 and 16 pixels to HQ's")
 
 
 class SimulatedAnnotatorConfig(Section):
@@ -214,16 +217,33 @@ class SimulatedAnnotatorConfig(Section):
     weights: OracleWeights
 
 
+class JudgeConfig(Section):
+    """A judge beside the reward: it has faces of its own and, where votes are simulated, an oracle of its own."""
+
+    share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="share of the faces set apart for it (0: no judge)"
+    )
+    weights: OracleWeights
+
+
+class JudgesConfig(Section):
+    """Judges that share neither data nor oracle with the reward."""
+
+    validation: JudgeConfig = Field(description="may stop alignment")
+    test: JudgeConfig = Field(description="only the evaluation asks it")
+
+
 class CollectPreferencesConfig(Section):
     """Votes of people, merged with simulated ones."""
 
     votes: str | None = Field(description="vote store, a folder or s3://BUCKET/PREFIX; null: none")
     simulated: SimulatedAnnotatorConfig
+    judges: JudgesConfig
     seed: Count
 
 
 class TrainRewardConfig(Section):
-    """Preference reward model: an ensemble of small networks, pairwise Bradley-Terry with ties."""
+    """Preference reward model, and the judges beside it: ensembles of networks, pairwise Bradley-Terry with ties."""
 
     width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
     levels: Positive = Field(description="resolutions looked at, from half the image size down")
@@ -257,7 +277,8 @@ class GuardConfig(Section):
     samples: Annotated[int, Field(ge=2)] = Field(description="seeds per held-out face")
     patience: Positive = Field(description="looks in a row below a margin after which the run ends")
     margins: Mapping[str, Weight] = Field(
-        description="how far a metric may fall below base's: identity, structure, psnr or sharpness (share of HQ's)"
+        description="how far a metric may fall below base's: identity, structure, psnr, sharpness (share of HQ's) or "
+        "judge (the validation judge, log-odds)"
     )
 
 

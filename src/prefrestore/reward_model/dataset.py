@@ -122,6 +122,10 @@ class Comparisons:
     def __len__(self) -> int:
         return len(self.first)
 
+    def groups(self, groups: Sequence[str]) -> list[str]:
+        """Return the LQ sample of every pair, ``groups`` being those of the candidates."""
+        return [groups[row] for row in self.first]
+
     def take(self, rows: np.ndarray) -> Comparisons:
         """Return some of the pairs, by index or mask."""
         return Comparisons(self.first[rows], self.second[rows], self.outcome[rows])

@@ -20,6 +20,7 @@ from prefrestore.reward_model.accuracy import (
     sensitivity,
 )
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
+from prefrestore.reward_model.roles import REWARD, utility_of
 from prefrestore.rewards.composite import Part, build_rewards
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.network import PreferenceNetwork
@@ -39,6 +40,7 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     held_out: Comparisons,
     qualities: Mapping[str, np.ndarray],
     seed: int,
+    role: str = REWARD,
 ) -> dict[str, Any]:
     """Return every figure on held-out pairs; stores offset and calibrated temperature in ``network``."""
     members = member_logits(network, candidates, scene)
@@ -53,7 +55,7 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     spoilt = seeding.rng(seed, "spoilt").permutation(rows)[:SPOILT]
     return {
         "held_out_faces": len(faces),
-        **compare_judges(logits, qualities, held_out),
+        **compare_judges(logits, qualities, held_out, utility_of(role)),
         "by_margin": by_margin(logits, held_out),
         "by_ensemble": by_ensemble(members, held_out),
         "calibration": calibration,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from prefrestore.rewards.sharpness import SharpnessReward
 from prefrestore.rewards.structure import StructureReward
 
 COMPOSITE = "composite.json"
+Judge = Literal["validation", "test"]
 SMALLEST_SPREAD = 1e-6
 """Standard deviation at or below which values count as constant: float32 cannot tell them apart."""
 
@@ -62,7 +64,15 @@ def count_nan(parts: Mapping[str, Tensor]) -> dict[str, int]:
 class CompositeReward:
     """Several rewards, their weights and reference statistics. Close it, or use ``with``: it may hold processes."""
 
-    def __init__(self, rewards: Sequence[Reward], statistics: Mapping[str, Part], reader: FaceReader) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        statistics: Mapping[str, Part],
+        reader: FaceReader,
+        judge: PreferenceReward | None = None,
+    ) -> None:
+        """Make a composite; ``judge`` is asked beside it and is no part of it."""
+        self.judge = judge
         self.rewards = tuple(rewards)
         self.statistics = dict(statistics)
         self.reader = reader
@@ -124,8 +134,11 @@ def build_rewards(names: Sequence[str], preference: PreferenceReward, reader: Fa
     return [known[name] for name in names]
 
 
-def load_reward(folder: Path, workers: int = 1) -> CompositeReward:
+def load_reward(folder: Path, workers: int = 1, judge: Judge | None = None) -> CompositeReward:
     """Load the artifact ``reward``; face rewards run in ``workers`` processes.
+
+    ``judge`` names the judge to load beside it, if the artifact has one: alignment takes ``validation``, the
+    evaluation alone takes ``test``.
 
     Raises:
         UserError: the folder holds no reward.
@@ -136,4 +149,5 @@ def load_reward(folder: Path, workers: int = 1) -> CompositeReward:
     statistics = {name: Part(**fields) for name, fields in stored.items()}
     reader = FaceReader(workers)
     rewards = build_rewards(list(statistics), PreferenceReward(load_network(folder)), reader)
-    return CompositeReward(rewards, statistics, reader)
+    beside = PreferenceReward(load_network(folder / judge)) if judge and (folder / judge).is_dir() else None
+    return CompositeReward(rewards, statistics, reader, beside)
