@@ -256,6 +256,10 @@ class TrainRewardConfig(Section):
     corrupted: Share = Field(description="pairs of a candidate and its spoilt copy, as a share of the batch")
     held_out: Share = Field(description="share of faces kept out for the accuracy figure")
     weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")
+    lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes, for the reward lpips")
+    clip_models: Mapping[Literal["clip_score", "pick_score"], str] = Field(
+        description="folder or hub id of the model of these rewards; read when a weight names one"
+    )
     measured: Positive = Field(description="candidates on which the composite's reference statistics are measured")
     workers: Workers = Field(description="processes for face analysis")
     checkpoint_every: Positive = Field(description="steps between checkpoints")

@@ -11,7 +11,7 @@ convolutions of torchvision's ``vgg16`` (names ``features.0.weight``, ...) and t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -68,11 +68,15 @@ class Lpips(nn.Module):
         """
         if min(hq.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"LPIPS needs images of {SMALLEST_SIDE} px or more, these have {tuple(hq.shape[-2:])}")
-        total = hq.new_zeros(len(hq))
-        for head, first, second in zip(self.heads, self.features(restored), self.features(hq), strict=True):
-            difference = (_unit(first) - _unit(second)).square()
-            total = total + torch.einsum("nchw,c->nhw", difference, head).mean((1, 2))
-        return total
+        return self.distance(self.features(restored), self.features(hq))
+
+    def distance(self, first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
+        """Return the distance [N] of two images' :meth:`features`, so that one side can be computed once."""
+        terms = [
+            torch.einsum("nchw,c->nhw", (_unit(a) - _unit(b)).square(), head).mean((1, 2))
+            for head, a, b in zip(self.heads, first, second, strict=True)
+        ]
+        return torch.stack(terms).sum(0)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from prefrestore.reward_model.accuracy import (
 )
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
 from prefrestore.reward_model.roles import REWARD, utility_of
-from prefrestore.rewards.composite import Part, build_rewards
+from prefrestore.rewards.composite import Part, Sources, build_rewards
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.network import PreferenceNetwork
 from prefrestore.rewards.preference import PreferenceReward
@@ -73,7 +73,7 @@ def measure_parts(
     """
     reader = FaceReader(config.workers)
     try:
-        rewards = build_rewards(list(config.weights), PreferenceReward(network), reader)
+        rewards = build_rewards(list(config.weights), PreferenceReward(network), reader, sources_of(config))
         order = seeding.rng(config.seed, "measured").permutation(len(candidates.groups))[: config.measured]
         batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
         values: dict[str, list[torch.Tensor]] = {reward.name: [] for reward in rewards}
@@ -84,6 +84,11 @@ def measure_parts(
     finally:
         reader.close()
     return {name: _part(name, torch.cat(found), config.weights[name]) for name, found in values.items()}
+
+
+def sources_of(config: TrainRewardConfig) -> Sources:
+    """Return where the configuration says that weights of other rewards are."""
+    return Sources(config.lpips_weights, dict(config.clip_models))
 
 
 def _part(name: str, values: torch.Tensor, weight: float) -> Part:

@@ -14,7 +14,9 @@ from torch import Tensor
 from prefrestore import artifacts
 from prefrestore.errors import UserError
 from prefrestore.rewards.base import References, Reward
+from prefrestore.rewards.clip import FAMILY, ClipReward
 from prefrestore.rewards.faces import FaceReader, IdentityReward, LandmarksReward
+from prefrestore.rewards.lpips import LpipsReward
 from prefrestore.rewards.network import load_network
 from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.rewards.sharpness import SharpnessReward
@@ -112,11 +114,26 @@ class CompositeReward:
         self.close()
 
 
-def build_rewards(names: Sequence[str], preference: PreferenceReward, reader: FaceReader) -> list[Reward]:
-    """Return the rewards of the given names.
+@dataclass(frozen=True)
+class Sources:
+    """Where rewards that do not come with the artifact are read from.
+
+    Attributes:
+        lpips_weights: file that ``models.lpips`` describes, or None.
+        clip_models: folder or hub id of ``clip_score`` and of ``pick_score``.
+    """
+
+    lpips_weights: str | None
+    clip_models: Mapping[str, str]
+
+
+def build_rewards(
+    names: Sequence[str], preference: PreferenceReward, reader: FaceReader, sources: Sources
+) -> list[Reward]:
+    """Return the rewards of the given names; what lies outside the artifact is read when it is first asked.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: a name is unknown, or it is not said where its weights are.
     """
     known: dict[str, Reward] = {
         reward.name: reward
@@ -128,7 +145,13 @@ def build_rewards(names: Sequence[str], preference: PreferenceReward, reader: Fa
             LandmarksReward(reader),
         )
     }
+    if sources.lpips_weights is not None:
+        known["lpips"] = LpipsReward(Path(sources.lpips_weights))
+    known |= {name: ClipReward(name, place) for name, place in sources.clip_models.items() if name in FAMILY}
     for name in names:
+        if name not in known and name in ("lpips", *FAMILY):
+            where = "lpips_weights" if name == "lpips" else f"clip_models: {name}"
+            raise UserError(f"train_reward: weights: {name} needs weights: say where they are in train_reward.{where}")
         if name not in known:
             raise UserError(f"train_reward: weights: no reward is called {name!r}: choose from {', '.join(known)}")
     return [known[name] for name in names]
@@ -145,9 +168,11 @@ def load_reward(folder: Path, workers: int = 1, judge: Judge | None = None) -> C
     """
     if not (folder / COMPOSITE).is_file():
         raise UserError(f"{folder}: holds no reward ({COMPOSITE} is missing): run train_reward first")
-    stored = artifacts.read_json(folder / COMPOSITE)["parts"]
-    statistics = {name: Part(**fields) for name, fields in stored.items()}
+    stored = artifacts.read_json(folder / COMPOSITE)
+    statistics = {name: Part(**fields) for name, fields in stored["parts"].items()}
     reader = FaceReader(workers)
-    rewards = build_rewards(list(statistics), PreferenceReward(load_network(folder)), reader)
+    rewards = build_rewards(
+        list(statistics), PreferenceReward(load_network(folder)), reader, Sources(**stored["sources"])
+    )
     beside = PreferenceReward(load_network(folder / judge)) if judge and (folder / judge).is_dir() else None
     return CompositeReward(rewards, statistics, reader, beside)

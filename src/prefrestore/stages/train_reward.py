@@ -22,7 +22,7 @@ from prefrestore.reward_model.dataset import (
     to_comparisons,
 )
 from prefrestore.reward_model.imported import with_imported
-from prefrestore.reward_model.measure import measure_parts, measure_reward
+from prefrestore.reward_model.measure import measure_parts, measure_reward, sources_of
 from prefrestore.reward_model.roles import REWARD, plan_of, split_by_role
 from prefrestore.reward_model.trainer import RewardTrainer, make_batch, write_trained
 from prefrestore.rewards.composite import COMPOSITE
@@ -63,4 +63,5 @@ def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences
     statistics = measure_parts(load_network(reward), drawn, scene, config)
     beside = {role: found for role, found in figures.items() if role != REWARD}
     artifacts.write_json(reward / "accuracy.json", {**figures[REWARD], "beside": beside})
-    artifacts.write_json(reward / COMPOSITE, {"parts": {name: asdict(part) for name, part in statistics.items()}})
+    parts = {name: asdict(part) for name, part in statistics.items()}
+    artifacts.write_json(reward / COMPOSITE, {"parts": parts, "sources": asdict(sources_of(config))})
