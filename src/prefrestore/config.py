@@ -240,6 +240,9 @@ class OracleWeights(Section):
     structure: Weight = Field(description="MS-SSIM")
     edges: Weight = Field(description="gradient similarity")
     sharpness: Weight = Field(description="closeness of the high-band energy to that of HQ")
+    colour: Weight = Field(description="closeness of the smoothed chroma to HQ's")
+    texture: Weight = Field(description="similarity of the local contrast to HQ's")
+    low_band: Weight = Field(description="closeness of averages over 4, 8 and 16 pixels to HQ's")
 
 
 class SimulatedAnnotatorConfig(Section):
@@ -253,16 +256,33 @@ class SimulatedAnnotatorConfig(Section):
     weights: OracleWeights
 
 
+class JudgeConfig(Section):
+    """A judge beside the reward: it has faces of its own and, where votes are simulated, an oracle of its own."""
+
+    share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="share of the faces set apart for it (0: no judge)"
+    )
+    weights: OracleWeights
+
+
+class JudgesConfig(Section):
+    """Judges that share neither data nor oracle with the reward."""
+
+    validation: JudgeConfig = Field(description="may stop alignment")
+    test: JudgeConfig = Field(description="only the evaluation asks it")
+
+
 class CollectPreferencesConfig(Section):
     """Votes of people, merged with simulated ones."""
 
     votes: str | None = Field(description="vote store, a folder or s3://BUCKET/PREFIX; null: none")
     simulated: SimulatedAnnotatorConfig
+    judges: JudgesConfig
     seed: Count
 
 
 class TrainRewardConfig(Section):
-    """Preference reward model: an ensemble of small networks, pairwise Bradley-Terry with ties."""
+    """Preference reward model, and the judges beside it: ensembles of networks, pairwise Bradley-Terry with ties."""
 
     width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
     levels: Positive = Field(description="resolutions looked at, from half the image size down")
@@ -275,6 +295,10 @@ class TrainRewardConfig(Section):
     corrupted: Share = Field(description="pairs of a candidate and its spoilt copy, as a share of the batch")
     held_out: Share = Field(description="share of faces kept out for the accuracy figure")
     weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")
+    lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes, for the reward lpips")
+    clip_models: Mapping[Literal["clip_score", "pick_score"], str] = Field(
+        description="folder or hub id of the model of these rewards; read when a weight names one"
+    )
     measured: Positive = Field(description="candidates on which the composite's reference statistics are measured")
     workers: Workers = Field(description="processes for face analysis")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
@@ -296,7 +320,8 @@ class GuardConfig(Section):
     samples: Annotated[int, Field(ge=2)] = Field(description="seeds per held-out face")
     patience: Positive = Field(description="looks in a row below a margin after which the run ends")
     margins: Mapping[str, Weight] = Field(
-        description="how far a metric may fall below base's: identity, structure, psnr or sharpness (share of HQ's)"
+        description="how far a metric may fall below base's: identity, structure, psnr, sharpness (share of HQ's) or "
+        "judge (the validation judge, log-odds)"
     )
 
 

@@ -150,7 +150,7 @@ def test_perfect_restoration_is_the_best_in_every_quality() -> None:
     blurred = torch.nn.functional.avg_pool2d(hq, 3, stride=1, padding=1, count_include_pad=False)
     noisy = (hq + 0.1 * torch.randn(hq.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     measured = qualities(torch.cat([hq, blurred, noisy]), hq.expand(3, -1, -1, -1))
-    assert set(measured) == {"psnr", "structure", "edges", "sharpness"}
+    assert set(measured) == {"psnr", "structure", "edges", "sharpness", "colour", "texture", "low_band"}
     for values in measured.values():
         assert values[0] > values[1:].max()
 

@@ -63,7 +63,7 @@ def _evaluate(whole: config.Config, model: Path, data: Path, recipe: str, target
     columns = all_columns(
         pairs, sampling, base=model / "base", policy=model / "policy", baseline=baseline, champion=None
     )
-    with load_reward(model / "reward", section.workers) as reward:
+    with load_reward(model / "reward", section.workers, judge="test") as reward:
         found = assess(columns, pairs, reward, section, lpips)
     write_metrics(found, target)
     sources = [

@@ -74,7 +74,9 @@ def validate(store: str, candidates: Path | None) -> None:
 def _known(candidates: Path) -> set[tuple[str, str]]:
     import pyarrow.parquet as pq
 
-    path = candidates / "candidates.parquet"
+    from prefrestore.data.preferences import CANDIDATES
+
+    path = candidates / CANDIDATES
     if not path.is_file():
         raise UserError(f"{candidates}: holds no candidates: run sample_candidates first")
     table = pq.read_table(path, columns=["group_id", "sha256"])

@@ -44,14 +44,14 @@ def command(  # noqa: PLR0913 (the options)
     check = None if login is None else read_login(login)
     if check is None and not _is_loopback(host):
         raise UserError(f"{host}: others can reach this address: give --login FILE, or stay on 127.0.0.1")
-    try:
-        from prefrestore.serving.vote_page import Place, build_page, serve
-    except ModuleNotFoundError as error:
-        raise UserError(f"studio: {error.name} is not installed: pip install 'prefrestore[studio]'") from None
     from prefrestore.serving.ballot import Ballot
     from prefrestore.serving.deck import load_deck
 
     deck = load_deck(candidates, reward)
+    try:
+        from prefrestore.serving.vote_page import Place, build_page, serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"studio: {error.name} is not installed: pip install 'prefrestore[studio]'") from None
     page = build_page(Ballot(votes, deck, question, repeat_every), question, check is not None)
     address = serve(page, Place(host, port, check))
     click.echo(f"{len(deck)} pairs, votes go to {votes}; open {address}")

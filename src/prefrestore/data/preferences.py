@@ -18,6 +18,9 @@ from scipy.stats import binomtest
 from prefrestore import artifacts
 from prefrestore.data.tables import Rejection
 
+CANDIDATES, INPUTS = "candidates.parquet", "inputs.parquet"
+"""Files of the artifact ``candidates``: the restorations, and the LQ image and text of each group of them."""
+
 CHOICES = ("a", "b", "tie", "both_bad")
 UNDO = "undo"
 """In place of a choice: takes back every earlier answer of this annotator to this showing. A store only grows."""

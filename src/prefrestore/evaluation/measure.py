@@ -118,8 +118,11 @@ def _face_values(seen: FaceAnalysis, hq: FaceAnalysis) -> dict[str, np.ndarray]:
 
 
 def _reward_values(restored: np.ndarray, references: References, reward: CompositeReward) -> dict[str, np.ndarray]:
-    parts = reward.parts(to_tensor(restored), references)
+    images = to_tensor(restored)
+    parts = reward.parts(images, references)
+    asked = reward.judge.score(images, references).double().numpy() if reward.judge else np.full(len(images), np.nan)
     return {
+        "test_judge": asked,
         "reward_total": reward.totals(parts).double().numpy(),
         **{f"reward_{name}": values.double().numpy() for name, values in parts.items()},
     }

@@ -183,6 +183,17 @@ METRICS: Mapping[str, Metric] = {
             "what alignment maximised: not independent of the aligned model",
         ),
         Metric(
+            "test_judge",
+            "Test judge",
+            "higher",
+            "lq",
+            "log-odds",
+            "unbounded",
+            3,
+            "a preference network of other faces and, where votes are simulated, another oracle than the reward's",
+            "what no training and no stopping rule has seen; 0 is the mean of the candidates",
+        ),
+        Metric(
             "sample_spread",
             "Spread",
             "lower",

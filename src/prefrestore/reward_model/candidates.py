@@ -15,9 +15,9 @@ import torch
 from prefrestore.config import SampleCandidatesConfig
 from prefrestore.data.images import encode_png
 from prefrestore.data.pairs import PairSet, to_tensor, to_uint8
+from prefrestore.data.preferences import CANDIDATES, INPUTS
 from prefrestore.errors import UserError
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.reward_model.dataset import CANDIDATES
 from prefrestore.runtime import seeding
 from prefrestore.runtime.progress import track
 
@@ -52,7 +52,6 @@ SCHEMA = pa.schema(
 )
 
 
-INPUTS = "inputs.parquet"
 INPUT_SCHEMA = pa.schema([("group_id", pa.string()), ("text", pa.string()), ("image", pa.binary())])
 
 

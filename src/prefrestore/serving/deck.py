@@ -12,13 +12,8 @@ import pyarrow.parquet as pq
 
 from prefrestore.data.images import decode_png
 from prefrestore.data.pairs import to_tensor
-from prefrestore.data.preferences import pair_id, pixel_digest
+from prefrestore.data.preferences import CANDIDATES, INPUTS, pair_id, pixel_digest
 from prefrestore.errors import UserError
-from prefrestore.reward_model.candidates import INPUTS
-from prefrestore.reward_model.dataset import CANDIDATES
-from prefrestore.rewards.base import References
-from prefrestore.rewards.network import load_network
-from prefrestore.rewards.preference import PreferenceReward
 
 
 @dataclass(frozen=True)
@@ -90,6 +85,10 @@ def _member_scores(
     groups: Mapping[str, Sequence[Shown]], inputs: Mapping[str, Mapping[str, str]], reward: Path
 ) -> dict[tuple[str, str], np.ndarray]:
     """Return every member's calibrated logit [members] of every candidate."""
+    from prefrestore.rewards.base import References  # torch, which a page without a reward does not need
+    from prefrestore.rewards.network import load_network
+    from prefrestore.rewards.preference import PreferenceReward
+
     scorer = PreferenceReward(load_network(reward))
     scores: dict[tuple[str, str], np.ndarray] = {}
     for group, shown in groups.items():

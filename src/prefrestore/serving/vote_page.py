@@ -45,13 +45,12 @@ def build_page(ballot: Ballot, question: str, login: bool) -> gr.Blocks:
             wanted = gr.Textbox(label="Your pseudonym", elem_id="pseudonym", max_lines=1, autofocus=True)
             start = gr.Button("Start", variant="primary", elem_id="start")
         with gr.Column(visible=login) as booth:
-            board = gr.HTML(elem_id="board-holder")
+            progress, board = gr.HTML(), gr.HTML()
             with gr.Row(elem_id="choices"):
                 presses = {choice: gr.Button(text, elem_id=f"vote-{choice}") for choice, text in LABELS.items()}
             with gr.Row(elem_id="extras"):
                 undo = gr.Button("Undo", size="sm", elem_id="undo")
                 gr.Button("Zoom", size="sm", elem_id="zoom")
-            progress = gr.HTML()
         shown = [board, progress]
         entered = [name, entrance, booth, *shown]
         quiet: Mapping[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 16}

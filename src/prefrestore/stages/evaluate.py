@@ -34,7 +34,7 @@ def run(  # noqa: PLR0913 (the stage's inputs and outputs)
     faces = load_pairs(pairs, "eval")
     sampling = Sampling(config.samples, config.sampler_steps, config.batch_size, config.seed)
     columns = all_columns(faces, sampling, baseline=baseline, base=base, policy=policy, champion=champion)
-    with load_reward(reward, config.workers) as scorer:
+    with load_reward(reward, config.workers, judge="test") as scorer:
         found = assess(columns, faces, scorer, config, lpips)
     write_metrics(found, metrics)
     artifacts.write_json(metrics / COST, plain(measure_cost(base, policy, config.sampler_steps)))
