@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,17 +19,14 @@ REGISTERED = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>\w+)|/(?P<number
 
 @click.command()
 @click.option("--model", required=True, help="folder with base/, policy/ and reward/, or models:/NAME@ALIAS")
-@click.option("--data", type=FOLDER, required=True, help="artifact pairs, or a folder of photographs")
+@click.option("--data", type=FOLDER, required=True, help="artifact pairs, photographs, or a folder with lq/ and hq/")
 @click.option("--out", type=FOLDER, default=Path("evaluation"), show_default=True, help="folder to write")
 @click.option("--recipe", help="degradation of photographs; that of the configuration by default")
 @click.option("--config", "file", type=FOLDER, default=Path("params.yaml"), help="configuration")
 def command(model: str, data: Path, out: Path, recipe: str | None, file: Path) -> None:
     """Measure a model on DATA; write metrics and report to OUT."""
     whole = configfile.load(file)
-    folder = _model_folder(model, whole.fetch_champion.registry)
-    for name in ("base", "policy", "reward"):
-        if not (folder / name).is_dir():
-            raise UserError(f"--model: {folder} has no folder {name}: give a release, or the folder artifacts")
+    folder = model_folder(model, whole.fetch_champion.registry, ("base", "policy", "reward"))
     if not data.is_dir():
         raise UserError(f"--data: {data} is no folder: give an artifact pairs, or a folder of photographs")
     started = time.monotonic()
@@ -45,7 +43,20 @@ def _add_cost(report: Path, seconds: float) -> None:
     report.write_text(complete(report.read_text(encoding="utf-8"), [cost]), encoding="utf-8")
 
 
-def _model_folder(model: str, registry: str) -> Path:
+def model_folder(model: str, registry: str, parts: Sequence[str]) -> Path:
+    """Return the folder of a model that is named by path or by its address in the registry.
+
+    Raises:
+        UserError: there is none, or it lacks one of the parts.
+    """
+    folder = _locate(model, registry)
+    for name in parts:
+        if not (folder / name).is_dir():
+            raise UserError(f"--model: {folder} has no folder {name}: give a release, or the folder artifacts")
+    return folder
+
+
+def _locate(model: str, registry: str) -> Path:
     if not model.startswith("models:"):
         return Path(model)
     found = REGISTERED.fullmatch(model)

@@ -50,7 +50,7 @@ def jobs_of(source: Path, target: Path, *, force: bool) -> list[Job]:
         raise UserError(f"{source}: no such file or folder: name an image or a folder of images")
     wrong = next((job.target for job in jobs if job.target.suffix.lower() != ".png"), None)
     if wrong is not None:
-        raise UserError(f"{wrong}: LQ images are written as PNG: give a name that ends in .png, or a folder")
+        raise UserError(f"{wrong}: images are written as PNG: give a name that ends in .png, or a folder")
     existing = next((job.target for job in jobs if job.target.exists()), None)
     if existing is not None and not force:
         raise UserError(f"{existing} exists already: choose another place, or say --force")
