@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from prefrestore.data.pairs import to_tensor, to_uint8
 from prefrestore.errors import UserError
+from prefrestore.evaluation.columns import Column
+from prefrestore.evaluation.perceptual import lpips_values
 from prefrestore.models.lpips import Lpips, from_published, load_lpips, save_lpips
 
 LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
@@ -125,6 +128,16 @@ def test_wrong_weights_are_named(published: dict[str, Tensor], tmp_path: Path) -
     save_lpips({"another": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="is missing"):
         load_lpips(path)
+
+
+def test_a_table_of_columns_holds_the_same_values(network: Lpips, images: Tensor) -> None:
+    hq, restored = (to_uint8(one) for one in images)
+    columns = [Column("lq", restored[None]), Column("policy", np.stack([hq, restored, restored[::-1]]))]
+    found = lpips_values(network, columns, hq)
+    expected = network(to_tensor(restored), to_tensor(hq)).numpy()
+    np.testing.assert_allclose(found["lq"], expected[None], rtol=1e-5)
+    np.testing.assert_allclose(found["policy"][:2], np.stack([np.zeros(2), expected]), rtol=1e-5)
+    assert np.isnan(lpips_values(None, columns, hq)["policy"]).all()
 
 
 def test_images_too_small_are_refused(network: Lpips) -> None:

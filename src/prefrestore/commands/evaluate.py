@@ -16,7 +16,7 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command()
 @click.option("--model", required=True, help="models:/NAME@ALIAS, a release in S3, or a folder")
-@click.option("--data", type=FOLDER, required=True, help="artifact pairs, or a folder of photographs")
+@click.option("--data", type=FOLDER, required=True, help="artifact pairs, photographs, or a folder with lq/ and hq/")
 @click.option("--out", type=FOLDER, default=Path("evaluation"), show_default=True, help="folder to write")
 @click.option("--recipe", help="degradation of photographs; that of the configuration by default")
 @click.option("--config", "file", type=FOLDER, default=Path("params.yaml"), help="configuration")

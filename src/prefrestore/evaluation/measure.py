@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prefrestore.data.degradation import degrade
+from prefrestore.data.operations import DegradationRecord
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.evaluation.columns import Column
 from prefrestore.evaluation.metrics import high_band_energy, ms_ssim, psnr, sharpness, ssim
@@ -94,8 +95,13 @@ def _pixel_values(restored: np.ndarray, pairs: PairSet, reference: HqFeatures) -
         "ms_ssim": [ms_ssim(a, b) for a, b in both],
         "sharpness": [sharpness(image, energy) for image, energy in zip(restored, reference.energies, strict=True)],
         "niqe": [niqe(image, reference.natural) for image in restored],
-        "lq_consistency": [psnr(degrade(image, records[0]), lq) for image, records, lq in frozen],
+        "lq_consistency": [_consistency(image, records[0], lq) for image, records, lq in frozen],
     }
+
+
+def _consistency(image: np.ndarray, record: DegradationRecord, lq: np.ndarray) -> float:
+    """Return the PSNR of the image degraded again; NaN where nobody recorded how."""
+    return psnr(degrade(image, record), lq) if record.operations else float("nan")
 
 
 def read_faces(
