@@ -348,6 +348,7 @@ def test_report_is_one_file_and_always_the_same(base: Config, pairs: Path, tmp_p
     assert "src=" not in page
     assert "href=" not in page
     assert json.loads((once / "results.json").read_text())["success"] is True
+    assert "width=device-width" in page
     assert f"{NUM_TRAIN} training and {NUM_EVAL} evaluation faces" in page
 
 
@@ -422,6 +423,29 @@ def test_drift_is_measured_against_a_pinned_reference(base: Config, pairs: Path,
         run(base, "validate", outputs, reference=str(path), reference_digest="0" * 64)
     with pytest.raises(UserError, match="does not exist"):
         run(base, "validate", outputs, reference=str(tmp_path / "no.json"), reference_digest="")
+
+
+def test_drift_from_the_pinned_reference_stops_the_graph(base: Config, pairs: Path, tmp_path: Path) -> None:
+    reference = run(base, "validate", {"pairs": pairs, "data_report": tmp_path / "first"}) / "reference.json"
+
+    def pinned(name: str) -> Path:
+        chosen = {"reference": str(reference), "reference_digest": artifacts.file_digest(reference)}
+        return run(base, "validate", {"pairs": pairs, "data_report": tmp_path / name}, **chosen)
+
+    found = {row["name"]: row["success"] for row in artifacts.read_json(pinned("same") / "results.json")["outcomes"]}
+    assert found["no number has drifted"]
+    assert found["every number can be compared"]
+    numbers = artifacts.read_json(reference)
+    numbers["faces"]["sharpness"] = [3 * value for value in numbers["faces"]["sharpness"]]
+    del numbers["faces"]["leak_distance"]
+    artifacts.write_json(reference, numbers)
+    told = (
+        r"failed: every number can be compared.*faces: leak_distance.*"
+        "also failed: no number has drifted: mend the data"
+    )
+    with pytest.raises(UserError, match=told):
+        pinned("moved")
+    assert not (tmp_path / "moved").exists()
 
 
 def test_parquet_source_flows_through(base: Config, tmp_path: Path) -> None:
