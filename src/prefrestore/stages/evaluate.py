@@ -8,7 +8,7 @@ from prefrestore import artifacts
 from prefrestore.config import EvaluateConfig
 from prefrestore.data.pairs import load_pairs
 from prefrestore.data.tables import COUNTS
-from prefrestore.evaluation.assessment import assess, write_metrics
+from prefrestore.evaluation.assessment import assess, write_metrics, write_reward_curve
 from prefrestore.evaluation.columns import Sampling, all_columns
 from prefrestore.evaluation.report import REPORT, Origin, Source, render
 from prefrestore.models.lpips import load_lpips
@@ -35,6 +35,7 @@ def run(  # noqa: PLR0913 (the stage's inputs and outputs)
     with load_reward(reward, config.workers) as scorer:
         found = assess(columns, faces, scorer, config, lpips)
     write_metrics(found, metrics)
+    write_reward_curve(policy, metrics)
 
     inputs = {"pairs": pairs, "baseline": baseline, "base": base, "policy": policy, "reward": reward}
     sources = [Source(name, folder) for name, folder in {**inputs, "champion": champion}.items()]
