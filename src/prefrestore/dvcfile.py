@@ -15,7 +15,7 @@ from prefrestore.stage import ARTIFACTS, STAGES, Stage
 
 PACKAGE = Path(__file__).parent
 HEADER = "# Written by `prefrestore pipeline dvc --write` from the stage table (stage.py). Do not edit.\n"
-CURVES = (("codec", "loss"), ("baseline", "loss"), ("base", "loss"), ("reward", "loss"), ("policy", "reward_total"))
+CURVES = (("codec", "loss"), ("baseline", "loss"), ("base", "loss"), ("reward", "loss"))
 """Artifacts whose training curve DVC draws, and which value of it."""
 # Declarations, plumbing and progress bars: they cannot change what a stage computes from its inputs and its section.
 WITHOUT_EFFECT = frozenset(
@@ -38,8 +38,9 @@ def plots() -> list[dict[str, Any]]:
     ]
     folder = ARTIFACTS["metrics"].path
     gains = {f"{folder}/gains.json": {"x": "gain_by_half_interval", "y": "metric", "template": "bar_horizontal"}}
+    aligned = {f"{folder}/policy_reward.json": {"x": "step", "y": "reward_total"}}
     reliability = {f"{folder}/reliability.json": {"x": "estimated_error", "y": "true_error"}}
-    return [*curves, gains, reliability]
+    return [*curves, aligned, gains, reliability]
 
 
 def write(target: Path, config: Config) -> bool:

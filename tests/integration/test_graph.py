@@ -146,6 +146,14 @@ def test_summary_names_the_metrics_and_the_report(graph: Path) -> None:
     assert all(f">{name.replace('_', ' ')}</th>" in page.split('id="cost"')[1] for name in STAGES)
 
 
+def test_dvc_draws_every_plot(graph: Path) -> None:
+    drawn = json.loads(_run(graph, "dvc", "plots", "show", "--json"))
+    assert "errors" not in drawn
+    declared = yaml.safe_load((graph / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    assert len(drawn["data"]) == len(declared) == 7
+    assert all(len(figures) == 1 for figures in drawn["data"].values())
+
+
 def test_second_run_does_nothing(graph: Path) -> None:
     output = _run(graph, "dvc", "repro")
     assert _stages_run(output) == []

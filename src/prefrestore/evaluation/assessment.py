@@ -106,6 +106,13 @@ def write_metrics(found: Assessment, folder: Path) -> None:
     artifacts.write_json(folder / "reliability.json", plain(reliability_rows(found)))
 
 
+def write_reward_curve(policy: Path, folder: Path) -> None:
+    """Write the reward of each epoch of alignment as rows that are all alike, which DVC asks of what it plots."""
+    rows = artifacts.read_json(policy / "history.json") if (policy / "history.json").is_file() else []
+    curve = [{name: row[name] for name in ("step", "reward_total")} for row in rows if "reward_total" in row]
+    artifacts.write_json(folder / "policy_reward.json", curve)
+
+
 def gain_rows(comparisons: Sequence[Comparison]) -> list[dict[str, str | float]]:
     """Return the gains over base as rows to plot, in halves of their intervals: beyond 1 zero lies outside."""
     return [

@@ -8,7 +8,7 @@ from prefrestore import artifacts
 from prefrestore.config import EvaluateConfig
 from prefrestore.data.pairs import describe_pairs, load_pairs
 from prefrestore.data.tables import COUNTS
-from prefrestore.evaluation.assessment import assess, write_metrics
+from prefrestore.evaluation.assessment import assess, write_metrics, write_reward_curve
 from prefrestore.evaluation.columns import Sampling, all_columns
 from prefrestore.evaluation.cost import COST, measure_cost
 from prefrestore.evaluation.report import REPORT, Origin, Source, render
@@ -39,6 +39,7 @@ def run(  # noqa: PLR0913 (the stage's inputs and outputs)
     write_metrics(found, metrics)
     artifacts.write_json(metrics / COST, plain(measure_cost(base, policy, config.sampler_steps)))
     artifacts.write_json(metrics / "data.json", describe_pairs(pairs))
+    write_reward_curve(policy, metrics)
 
     inputs = {"pairs": pairs, "baseline": baseline, "base": base, "policy": policy, "reward": reward}
     sources = [Source(name, folder) for name, folder in {**inputs, "champion": champion}.items()]
