@@ -1,0 +1,1 @@
+"""Answering restoration requests."""
