@@ -444,9 +444,10 @@ class Forbidding(Careless):
 @pytest.mark.parametrize(
     ("handler", "words"), [(Careless, "no conditional writes"), (Forbidding, "S3 refuses these credentials")]
 )
+@pytest.mark.usefixtures("s3")
 def test_stores_that_cannot_be_trusted_are_refused(
-    handler: type[BaseHTTPRequestHandler], words: str, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: ARG001
+    handler: type[BaseHTTPRequestHandler], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")

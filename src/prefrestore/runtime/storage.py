@@ -184,7 +184,7 @@ def client() -> Any:
     return boto3.session.Session().client("s3", config=timing)
 
 
-def forgetclient() -> None:
+def forget_client() -> None:
     """Drop the client, so that the next call sees changed credentials."""
     client.cache_clear()
 
