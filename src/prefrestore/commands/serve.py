@@ -24,6 +24,7 @@ from prefrestore import config, configfile
 )
 @click.option("--max-body", type=click.IntRange(min=1024), default=16 << 20, show_default=True, help="bytes")
 @click.option("--max-pixels", type=click.IntRange(min=256), default=25_000_000, show_default=True, help="of a picture")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="for one face")
 @click.option("--max-waiting", type=click.IntRange(min=1), default=32, show_default=True, help="requests; more get 503")
 @click.option("--config", "file", type=click.Path(path_type=Path), default=Path("params.yaml"), help="configuration")
 def command(  # noqa: PLR0913  one parameter per option
@@ -35,6 +36,7 @@ def command(  # noqa: PLR0913  one parameter per option
     refresh: float,
     max_body: int,
     max_pixels: int,
+    threads: int,
     max_waiting: int,
     file: Path,
 ) -> None:
@@ -46,6 +48,6 @@ def command(  # noqa: PLR0913  one parameter per option
         registry = configfile.load_section(file, "publish", config.PublishConfig).registry
     from prefrestore.serving.server import Listening, serve
 
-    listening = Listening(host, port, refresh)
+    listening = Listening(host, port, refresh, threads)
     limits = {"body_bytes": max_body, "image_pixels": max_pixels, "waiting": max_waiting}
     serve(address, registry or "", name, listening, limits)

@@ -22,11 +22,19 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True)
 class Listening:
-    """Where to listen, and how often to look whether the model's address stands for another."""
+    """How the process runs.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 for one that is free.
+        refresh: seconds between looks whether the model's address stands for another.
+        threads: for one face. Two that have to share a core with others are many times slower than one.
+    """
 
     host: str
     port: int
     refresh: float
+    threads: int
 
 
 def serve(address: str, registry: str, name: str | None, where: Listening, limits: Mapping[str, int]) -> None:
@@ -38,7 +46,7 @@ def serve(address: str, registry: str, name: str | None, where: Listening, limit
     registered = REGISTERED.fullmatch(address)
     called = name or (registered["model"] if registered else "prefrestore")
     metrics = Metrics()
-    torch.set_grad_enabled(False)
+    torch.set_num_threads(where.threads)
     holder = Holder(address, registry, metrics.exchanged)
     holder.watch(where.refresh)
     app = create_app(called, holder, metrics, Limits(**limits))
@@ -55,6 +63,7 @@ def serve(address: str, registry: str, name: str | None, where: Listening, limit
         socket = settings.bind_socket()
     except SystemExit:
         raise UserError(f"--port: {where.port} on {where.host} is taken or not ours: choose another") from None
+    socket.listen()  # whoever reads the line below may connect
     host, port = socket.getsockname()[:2]
     print(f"serve: {called} version {holder.model.version} on http://{host}:{port}/v2", file=sys.stderr, flush=True)
     uvicorn.Server(settings).run(sockets=[socket])
