@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -354,18 +353,26 @@ def test_it_answers_what_it_has_begun_before_it_ends(server: Server) -> None:
     assert 200 in outcomes
 
 
-def test_a_model_that_cannot_serve_is_told(root: Path, program: Any, tmp_path: Path) -> None:
-    (tmp_path / "base").mkdir()
-    (tmp_path / "policy").mkdir()
-    for address, words in (
-        (f"models:/{MODEL}@nobody", "is called nobody"),
-        (str(tmp_path), "is no restorer"),
-        (str(tmp_path / "nowhere"), "is no folder"),
-    ):
-        done = program("serve", address, "--registry", _uri(root), "--port", "0", cwd=tmp_path, **os.environ)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
+@pytest.mark.parametrize(
+    ("address", "words"), [(f"models:/{MODEL}@nobody", "is called nobody"), ("nowhere", "is no folder")]
+)
+def test_an_address_of_nothing_is_told_at_once(
+    address: str, words: str, root: Path, program: Any, tmp_path: Path
+) -> None:
+    done = program("serve", address, "--registry", _uri(root), "--port", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_folders_that_hold_no_model_are_told(tmp_path: Path) -> None:
+    for name in ("base", "policy"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match="is no restorer"):
+        load(locate(resolve(str(tmp_path), "")))
+    (tmp_path / "policy").rmdir()
+    with pytest.raises(UserError, match="has no folder policy"):
+        locate(resolve(str(tmp_path), ""))
 
 
 def test_adapter_and_base_of_different_releases_do_not_mix(root: Path, tmp_path: Path) -> None:

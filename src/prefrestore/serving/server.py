@@ -6,14 +6,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-import uvicorn
-
 from prefrestore.errors import UserError
 from prefrestore.registry.loader import REGISTERED
 from prefrestore.serving.metrics import Metrics
 from prefrestore.serving.model import Holder
-from prefrestore.serving.predictor import Limits, create_app
 
 GRACE_SECONDS = 60
 CONNECTIONS = 64
@@ -46,8 +42,13 @@ def serve(address: str, registry: str, name: str | None, where: Listening, limit
     registered = REGISTERED.fullmatch(address)
     called = name or (registered["model"] if registered else "prefrestore")
     metrics = Metrics()
+    holder = Holder(address, registry, metrics.exchanged)  # first: a wrong address is told before torch is loaded
+    import torch
+    import uvicorn
+
+    from prefrestore.serving.predictor import Limits, create_app
+
     torch.set_num_threads(where.threads)
-    holder = Holder(address, registry, metrics.exchanged)
     holder.watch(where.refresh)
     app = create_app(called, holder, metrics, Limits(**limits))
     settings = uvicorn.Config(
