@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,10 +65,13 @@ def seconds(operation: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def command(root: Path, *arguments: str) -> float:
-    """Return how long ``prefrestore model ARGUMENTS`` takes, from start to exit."""
-    line = [sys.executable, "-m", "prefrestore", "model", *arguments]
-    return seconds(lambda: subprocess.run(line, cwd=root, check=True, capture_output=True))
+def command(root: Path, *arguments: str) -> tuple[float, float]:
+    """Return how long ``python ARGUMENTS`` takes from start to exit, and its processor time, seconds."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    line = [sys.executable, *arguments]
+    waited = seconds(lambda: subprocess.run(line, cwd=root, check=True, capture_output=True))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return waited, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _try(root: Path, number: int, expected: int, start: float, won: multiprocessing.Queue) -> None:
@@ -102,15 +107,19 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
     """Time promotions and rollbacks, as commands and as calls."""
     mine = desk(root)
     promote(mine, 1, DECISION)
-    times: dict[str, list[float]] = {"promote": [], "rollback": [], "promote_call": [], "rollback_call": []}
+    times: dict[str, list[float]] = defaultdict(list)
+
+    def note(name: str, *arguments: str) -> None:
+        waited, worked = command(root, *arguments)
+        times[name].append(waited)
+        times[f"{name}_processor"].append(worked)
+
     for number in (2, 3) * repeats:
-        times["promote"].append(command(root, "promote", str(number), "--why", "to measure"))
-        times["rollback"].append(command(root, "rollback", "--why", "to measure"))
+        note("promote", "-m", "prefrestore", "model", "promote", str(number), "--why", "to measure")
+        note("rollback", "-m", "prefrestore", "model", "rollback", "--why", "to measure")
         times["promote_call"].append(seconds(lambda number=number: promote(desk(root), number, DECISION)))
         times["rollback_call"].append(seconds(lambda: rollback(desk(root), DECISION)))
-    times["import_mlflow"] = [
-        seconds(lambda: subprocess.run([sys.executable, "-c", "from mlflow import MlflowClient"], check=True))
-    ]
+    note("import_mlflow", "-c", "from mlflow import MlflowClient")
     return times
 
 
