@@ -24,7 +24,7 @@ SILENT = {
 """Libraries that would report usage over the network do not, unless the user says otherwise."""
 
 
-PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EROFS})
+PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EROFS})
 """What the system says where a place cannot be written: the user's to mend, not the program's."""
 
 

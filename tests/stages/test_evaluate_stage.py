@@ -76,6 +76,7 @@ def _write_pairs(folder: Path) -> None:
     how = Pairing("pref_restore", "pref_restore", 1, 0)
     write_pairs(shard, folder, [pair for face in faces for pair in make_pairs(face, how)])
     artifacts.write_json(folder / COUNTS, {"train": 0, "eval": FACES, "rejected": 0, "reasons": {}})
+    artifacts.write_manifest(folder, artifacts.Manifest("pairs", "degrade", {"recipe": "pref_restore"}, {}))
 
 
 @pytest.fixture(scope="module")

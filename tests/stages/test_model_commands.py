@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -230,3 +232,29 @@ def test_the_log_names_digest_and_verdict(root: Path) -> None:
     entry = artifacts.read_json(root / "releases" / "audit" / MODEL / "000001.json")
     assert entry["digest"] == Registry(f"sqlite:///{root / 'mlflow.db'}").get(MODEL, 2).digest
     assert entry["verdict"] == "bb"
+
+
+def test_a_full_disk_leaves_nothing_half_done(root: Path, tmp_path: Path) -> None:
+    """A limit on the size of files is met as a full disk is: in the middle of a write."""
+    parts = _release(tmp_path / "new", "dddd", passed=True)
+    (parts["policy"] / "more.safetensors").write_bytes(save({"w": np.zeros(1 << 18, np.float32)}))
+    before = sorted((root / "releases").iterdir())
+    probe = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))\n"
+        "from prefrestore import cli; from prefrestore.commands import model\n"
+        "from prefrestore.registry.stores import FolderStore\n"
+        "store, parts = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "model.command.add_command(model.click.Command('put', callback=lambda: FolderStore(store).put("
+        "{name: parts / name for name in ('policy', 'verdict')})))\n"
+        "sys.argv = ['prefrestore', 'model', 'put']\ncli.main()\n"
+    )
+    arguments = [str(root / "releases"), str(parts["policy"].parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted((root / "releases").iterdir()) == before

@@ -160,7 +160,7 @@ def test_a_folder_without_faces_is_the_users_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("models:/x", "no registry address"), ("nowhere", "has no folder base")],
+    [("models:/x", "no registry address"), ("nowhere", "is no folder")],
 )
 def test_a_wrong_model_is_one_clear_line(tmp_path: Path, model: str, message: str) -> None:
     arguments = ["--model", model, "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(PRESET)]

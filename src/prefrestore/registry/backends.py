@@ -115,7 +115,7 @@ class Server:
     def point(self, model: str, alias: str, number: int | None) -> None:
         """See :class:`Backend`."""
         if number is None:
-            self._answer("DELETE", "registered-models/alias", params={"name": model, "alias": alias})
+            self._answer("DELETE", "registered-models/alias", json={"name": model, "alias": alias})
             return
         values = {"name": model, "alias": alias, "version": str(number)}
         self._answer("POST", "registered-models/alias", json=values)
