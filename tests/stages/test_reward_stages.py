@@ -165,8 +165,8 @@ def test_several_checkpoints_give_candidates_of_their_own(preset: Config, restor
     pairs = load_pairs(restorer / "pairs", "train")
     face, _, variant = inputs[0]["group_id"].rpartition("/")
     assert np.array_equal(decode_png(inputs[0]["image"]), pairs.lq[pairs.ids.index(face), int(variant)])
+    nothing = config.model_copy(update={"checkpoints": (str(tmp_path),)})
     with pytest.raises(UserError, match="holds no policy, release or base"):
-        nothing = config.model_copy(update={"checkpoints": (str(tmp_path),)})
         run_stage("sample_candidates", nothing, restorer, tmp_path / "no")
 
 
