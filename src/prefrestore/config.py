@@ -229,6 +229,9 @@ class SampleCandidatesConfig(Section):
     num_faces: Positive = Field(description="training faces to draw candidates for")
     samples: Positive = Field(description="seeds per face and step count")
     step_counts: tuple[Positive, ...] = Field(description="sampling steps to draw with")
+    checkpoints: tuple[str, ...] = Field(
+        description="folders to draw from besides base: policies trained on it, releases, other bases"
+    )
     batch_size: Positive
     seed: Count
 
@@ -291,7 +294,9 @@ class TrainRewardConfig(Section):
     batch_size: Positive = Field(description="pairs per step")
     learning_rate: Rate
     weight_decay: Weight
-    label_smoothing: Share = Field(description="share of each label that goes evenly to all outcomes")
+    label_smoothing: Share | Literal["agreement"] = Field(
+        description="share of each label that goes evenly to all outcomes; agreement: what the annotators' own implies"
+    )
     corrupted: Share = Field(description="pairs of a candidate and its spoilt copy, as a share of the batch")
     held_out: Share = Field(description="share of faces kept out for the accuracy figure")
     weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")

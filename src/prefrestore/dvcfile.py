@@ -71,7 +71,8 @@ def sources(row: Stage, config: Config) -> list[str]:
     """Return the files and folders outside the graph that a stage's section names."""
     section = next(value for value in vars(config).values() if isinstance(value, row.section))
     values = [getattr(section, key) for key in row.sources]
-    return [value for value in values if value and Path(value).exists()]
+    places = [place for value in values for place in ([value] if isinstance(value, str) else value or ())]
+    return [place for place in places if place and Path(place).exists()]
 
 
 def code(row: Stage) -> list[str]:

@@ -102,6 +102,7 @@ STAGES: Mapping[str, Stage] = {
             ("candidates",),
             "gpu",
             "draw restorations to compare",
+            ("checkpoints",),
         ),
         Stage(
             "collect_preferences",
@@ -119,6 +120,7 @@ STAGES: Mapping[str, Stage] = {
             ("reward",),
             "gpu",
             "learn the reward from preferences",
+            ("lpips_weights",),
         ),
         Stage("align", config.AlignConfig, ("pairs", "base", "reward"), ("policy",), "gpu", "align by DiffusionNFT"),
         Stage("fetch_champion", config.FetchChampionConfig, (), ("champion",), "cpu", "fetch the pinned champion"),

@@ -23,7 +23,7 @@ from prefrestore.config import (
     TrainRewardConfig,
 )
 from prefrestore.configfile import load
-from prefrestore.data.images import encode_png
+from prefrestore.data.images import decode_png, encode_png
 from prefrestore.data.pair_import import import_pairs
 from prefrestore.data.pairs import PairSet, load_pairs, to_tensor
 from prefrestore.data.preferences import read_judgements
@@ -147,6 +147,27 @@ def test_candidates_differ_by_seed_and_steps_and_do_not_depend_on_the_batch(
     assert table["candidate_id"].equals(other["candidate_id"])
     images, batched = (load_candidates(folders[k]).images.astype(int) for k in (0, 2))
     assert np.abs(images - batched).max() <= 1
+
+
+def test_several_checkpoints_give_candidates_of_their_own(preset: Config, restorer: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(restorer / "base", other)
+    (other / "note.txt").write_text("another version\n")
+    config = sampling(preset, num_faces=2, samples=1, checkpoints=(str(other),))
+    folder = run_stage("sample_candidates", config, restorer, tmp_path / "candidates")
+    table = pq.read_table(folder / "candidates.parquet").to_pandas()
+    assert table.groupby("model").size().tolist() == [4, 4]
+    assert table["candidate_id"].is_unique
+    assert table["sha256"].nunique() == 8
+    assert (table.groupby("group_id")["model"].nunique() == 2).all()
+    inputs = pq.read_table(folder / "inputs.parquet").to_pylist()
+    assert {row["group_id"] for row in inputs} == set(table["group_id"])
+    pairs = load_pairs(restorer / "pairs", "train")
+    face, _, variant = inputs[0]["group_id"].rpartition("/")
+    assert np.array_equal(decode_png(inputs[0]["image"]), pairs.lq[pairs.ids.index(face), int(variant)])
+    nothing = config.model_copy(update={"checkpoints": (str(tmp_path),)})
+    with pytest.raises(UserError, match="holds no policy, release or base"):
+        run_stage("sample_candidates", nothing, restorer, tmp_path / "no")
 
 
 def test_more_faces_than_there_are_is_the_users_mistake(preset: Config, restorer: Path, tmp_path: Path) -> None:

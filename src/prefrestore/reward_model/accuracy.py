@@ -84,7 +84,10 @@ def calibrate(logits: np.ndarray, pairs: Comparisons, groups: tuple[str, ...], s
 
     With no decided pair in either half the temperature is 1 and the figures are None.
     """
-    half = np.array([seeding.derive(seed, "calibrate", face_of(groups[row])) % 2 for row in pairs.first], dtype=int)
+    owners = [face_of(groups[row]) for row in pairs.first]
+    faces = sorted(set(owners), key=lambda face: seeding.derive(seed, "calibrate", face))
+    place = {face: number % 2 for number, face in enumerate(faces)}
+    half = np.array([place[face] for face in owners], dtype=int)
     fitted, checked = judge(logits, pairs.take(half == 0)), judge(logits, pairs.take(half == 1))
     if not len(fitted.wins) or not len(checked.wins):
         return {"temperature": 1.0, "error_before": None, "error_after": None, "reliability": []}

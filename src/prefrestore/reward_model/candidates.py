@@ -81,7 +81,10 @@ def choose_tasks(pairs: PairSet, config: SampleCandidatesConfig) -> list[Task]:
 def draw_candidates(
     pipeline: PrefRestorePipeline, pairs: PairSet, tasks: Sequence[Task], config: SampleCandidatesConfig, model: str
 ) -> Iterator[Candidate]:
-    """Restore every task ``samples`` times at each step count; the condition of an LQ image is computed once."""
+    """Restore every task ``samples`` times at each step count; the condition of an LQ image is computed once.
+
+    ``model`` is the short digest of what is drawn from.
+    """
     size = max(1, config.batch_size // config.samples)
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     for chunk in track(chunks, "sample_candidates", total=len(chunks), unit="batch"):

@@ -88,7 +88,7 @@ def measure_parts(
 
 def sources_of(config: TrainRewardConfig) -> Sources:
     """Return where the configuration says that weights of other rewards are."""
-    return Sources(config.lpips_weights, dict(config.clip_models))
+    return Sources(config.lpips_weights, {str(name): place for name, place in config.clip_models.items()})
 
 
 def _part(name: str, values: torch.Tensor, weight: float) -> Part:

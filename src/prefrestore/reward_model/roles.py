@@ -10,6 +10,8 @@ import numpy as np
 
 from prefrestore import artifacts
 from prefrestore.config import CollectPreferencesConfig, TrainRewardConfig
+from prefrestore.data.preferences import Judgement, agreement
+from prefrestore.reward_model.bradley_terry import smoothing_from_agreement
 from prefrestore.reward_model.dataset import Comparisons, face_of
 from prefrestore.runtime import seeding
 
@@ -46,8 +48,15 @@ def split_by_role(comparisons: Comparisons, groups: Sequence[str], folder: Path)
     return {name: comparisons.take(role == name) for name in (REWARD, *JUDGES) if name in {REWARD, *stored.values()}}
 
 
-def plan_of(role: str, config: TrainRewardConfig) -> TrainRewardConfig:
-    """Return the configuration a role is trained with: a judge is a single network of its own seed."""
+def plan_of(role: str, config: TrainRewardConfig, judgements: Sequence[Judgement]) -> TrainRewardConfig:
+    """Return the configuration a role is trained with: a judge is a single network of its own seed.
+
+    ``label_smoothing: agreement`` becomes the number that the agreement of these judgements implies.
+    """
+    if config.label_smoothing == "agreement":
+        agreed = agreement(judgements)
+        smoothing = smoothing_from_agreement(agreed["share"], agreed["couples"])
+        config = config.model_copy(update={"label_smoothing": smoothing})
     if role == REWARD:
         return config
     return config.model_copy(update={"members": 1, "seed": seeding.derive(config.seed, role) % 2**31})

@@ -86,7 +86,9 @@ class RewardTrainer:
 
     def __init__(self, config: TrainRewardConfig, make: Callable[[int], Batch]) -> None:
         seeding.be_deterministic()
-        self._config, self._make = config, make
+        if config.label_smoothing == "agreement":
+            raise ValueError("label_smoothing must be a number here: roles.plan_of resolves it")
+        self._config, self._make, self._smoothing = config, make, config.label_smoothing
         self.network = new_network(config)
         self._optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -105,7 +107,7 @@ class RewardTrainer:
 
     def _step(self, step: int) -> Mapping[str, float]:
         batch = self._make(step)
-        loss, difference = batch_loss(self.network, batch, self._config.label_smoothing)
+        loss, difference = batch_loss(self.network, batch, self._smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)

@@ -72,7 +72,8 @@ def serve(page: gr.Blocks, place: Place) -> str:
     """
     assets = files("prefrestore.serving")
     css, script = (assets.joinpath(f"vote_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none from the network
+    # fonts of the visitor's machine, none from the network
+    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     try:
         _, address, _ = page.launch(
             server_name=place.host,
@@ -84,7 +85,7 @@ def serve(page: gr.Blocks, place: Place) -> str:
             enable_monitoring=False,
             footer_links=[],
             prevent_thread_lock=True,
-            theme=gr.themes.Soft(**fonts),
+            theme=theme,
             css=css,
             head=f"<script>{script}</script>",
         )

@@ -46,19 +46,20 @@ def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences
     drawn = load_candidates(candidates)
     scene = build_scene(load_pairs(pairs, "train"), drawn.groups)
     judged, judged_scene = with_imported(drawn, scene, preferences)
-    comparisons = to_comparisons(read_judgements(preferences / JUDGEMENTS), judged)
+    judgements = read_judgements(preferences / JUDGEMENTS)
+    comparisons = to_comparisons(judgements, judged)
     inputs = {"pairs": pairs, "candidates": candidates, "preferences": preferences}
     qualities = quality_columns(preferences, judged)
     figures: dict[str, dict[str, Any]] = {}
     for role, own in split_by_role(comparisons, judged.groups, preferences).items():
-        plan = plan_of(role, config)
+        plan = plan_of(role, config, judgements)
         training, held_out = split_by_face(own, judged.groups, held_out_faces(own.groups(judged.groups), plan))
         if not len(training) or not len(held_out):
             raise UserError(f"train_reward: {role}: judgements on at least two faces are needed: collect more of them")
         trainer = RewardTrainer(plan, partial(make_batch, judged, judged_scene, training, plan))
         trainer.train(Checkpoints(f"train_reward-{role}", plan, inputs))
         found = measure_reward(trainer.network, judged, judged_scene, held_out, qualities, plan.seed, role)
-        figures[role] = {"training_pairs": len(training), **found}
+        figures[role] = {"training_pairs": len(training), "label_smoothing": plan.label_smoothing, **found}
         write_trained(trainer, reward if role == REWARD else reward / role)
     statistics = measure_parts(load_network(reward), drawn, scene, config)
     beside = {role: found for role, found in figures.items() if role != REWARD}
