@@ -96,13 +96,13 @@ def told_sampler(costs: dict[str, dict[str, Cost]], steps: int) -> float:
 
 @torch.no_grad()
 def told_samples(pipeline: PrefRestorePipeline, lq: Tensor, noise: Tensor) -> dict[str, float]:
-    """Print and return the FLOPs of eight samples of one face, in those of one condition and of one generator run."""
+    """Print and return the FLOPs of eight samples of one face, in those of one condition and of one generator run (2 steps)."""
     condition = pipeline.encode_condition(lq, [""])
     prepared = pipeline.prepare(condition)
     once = flops_of(lambda: pipeline.encode_condition(lq, [""])) + flops_of(lambda: pipeline.prepare(condition))
-    run = flops_of(lambda: pipeline.sample(prepared, noise))
+    run = flops_of(lambda: pipeline.sample(prepared, noise, 2))
     many = noise.expand(SAMPLES, -1, -1, -1)
-    together = flops_of(lambda: pipeline.sample(pipeline.encode_condition(lq, [""]), many))
+    together = flops_of(lambda: pipeline.sample(pipeline.encode_condition(lq, [""]), many, 2))
     runs = (together - once) / run
     print(f"{SAMPLES} samples of one face: one condition ({once / 1e9:.1f} GF) and {runs:.3f} generator runs")
     return {"condition_flops": once, "run_flops": run, "together_flops": together}
