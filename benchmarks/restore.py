@@ -96,7 +96,7 @@ def told_sampler(costs: dict[str, dict[str, Cost]], steps: int) -> float:
 
 @torch.no_grad()
 def told_samples(pipeline: PrefRestorePipeline, lq: Tensor, noise: Tensor) -> dict[str, float]:
-    """Print and return the FLOPs of eight samples of one face, in those of one condition and of one generator run (2 steps)."""
+    """Print and return the FLOPs of eight samples of one face, in those of a condition and of a generator run."""
     condition = pipeline.encode_condition(lq, [""])
     prepared = pipeline.prepare(condition)
     once = flops_of(lambda: pipeline.encode_condition(lq, [""])) + flops_of(lambda: pipeline.prepare(condition))
