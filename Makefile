@@ -54,7 +54,7 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/dev.lock
 
 bench: setup ## run the comparisons in benchmarks/; each prints a table
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean: ## remove what stages wrote and caches, but not the environment, the registry or releases
 	rm -rf artifacts reports reports.run.json report.html .checkpoints .dvc/cache .dvc/tmp dvc.lock

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import SanaTransformer2DModel
@@ -15,15 +16,19 @@ from torch import Tensor, nn
 
 from prefrestore import configfile
 from prefrestore.config import IntegratorConfig, LoraConfig, PretrainConfig
+from prefrestore.data.pairs import PairSet, to_uint8
 from prefrestore.diffusion.sampler import Sampler
 from prefrestore.errors import UserError
+from prefrestore.evaluation.columns import Sampling, sampled_column
 from prefrestore.models.adapters import Role, add_roles, policy_parameters, role_tensors, set_role, using_role
+from prefrestore.models.codec import build_codec
 from prefrestore.models.condition import Condition, grouped
 from prefrestore.models.decoding import positions
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import build_integrator, generate
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import Prompt, Vocabulary
+from prefrestore.runtime.seeding import derive
 
 TOKENS, CAPTION = 7, 24
 ROLES: tuple[Role, ...] = ("policy", "old", "ema", "ref")
@@ -228,3 +233,26 @@ def test_static_decoding_equals_full_passes_whatever_the_padding() -> None:
     alone = generate(integrator, Prompt(ids[1:2, 4:9], mask[1:2, 4:9]), 12)
     assert torch.equal(alone.ids, decoded.ids[1:2])
     assert torch.allclose(alone.queries, decoded.queries[1:2], atol=1e-5)
+
+
+def test_every_sample_of_a_column_is_its_own_faces(repository: Path) -> None:
+    """Whatever the batch size: faces that fill no batch, and more samples than a batch holds."""
+    torch.manual_seed(4)
+    codec = build_codec(configfile.load(repository / "presets" / "smoke.yaml").train_codec).eval()
+    channels = codec.config.latent_channels
+    generator = Generator(channels, 8, 2, 1, 4, 8, 2, 16, CAPTION).eval()
+    parts = ("lq_encoder", "image_tokenizer", "text_tokenizer", "integrator", "connectors")
+    pipeline = PrefRestorePipeline(**dict.fromkeys(parts), codec=codec, generator=generator)
+    conditions = Condition(torch.randn(5, TOKENS, CAPTION), torch.randn(5, channels, 8, 8))
+    names = tuple("abcde")
+    blank = np.zeros((5, 32, 32, 3), np.uint8)
+    pairs = PairSet(names, ("",) * 5, blank, blank[:, None], ((),) * 5, np.full((5, 68, 2), np.nan, np.float32))
+    expected = np.empty((3, 5, 32, 32, 3), np.int16)
+    for face, sample in np.ndindex(5, 3):
+        noise = pipeline.initial_noise([derive("evaluate", 9, names[face], sample)])
+        expected[sample, face] = to_uint8(pipeline.decode(pipeline.sample(conditions.select([face]), noise, 2)))[0]
+    for batch_size in (2, 7):
+        column = sampled_column("base", pipeline, conditions, pairs, Sampling(3, 2, batch_size, 9))
+        assert column.samples.shape == expected.shape
+        assert np.abs(column.samples - expected).max() <= 1
+    assert np.abs(expected[0] - expected[1]).max() > 10
