@@ -5,6 +5,8 @@ Images are [B, 3, H, W] in [0, 1]; latents are ``scaling_factor * encoder(2 * im
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
@@ -32,6 +34,31 @@ def build_codec(config: TrainCodecConfig) -> AutoencoderDC:
         encoder_qkv_multiscales=((),) * stages,
         decoder_qkv_multiscales=((),) * stages,
         scaling_factor=1.0,
+    )
+
+
+def published_codec(widths: Sequence[int], layers: Sequence[int], latent_channels: int) -> AutoencoderDC:
+    """Return an untrained codec built as SANA's DC-AE (reference-method 1.8): attention blocks in the deeper half.
+
+    With widths 128, 256, 512, 512, 1024, 1024, layers 2, 2, 2, 3, 3, 3 and 32 channels it is the published one.
+    """
+    shallow = len(widths) // 2
+    deep = len(widths) - shallow
+    blocks = ("ResBlock",) * shallow + ("EfficientViTBlock",) * deep
+    multiscales = ((),) * shallow + ((5,),) * deep
+    return AutoencoderDC(
+        latent_channels=latent_channels,
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=tuple(widths),
+        decoder_block_out_channels=tuple(widths),
+        encoder_layers_per_block=tuple(layers),
+        decoder_layers_per_block=(3,) * len(widths),
+        encoder_qkv_multiscales=multiscales,
+        decoder_qkv_multiscales=multiscales,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
     )
 
 

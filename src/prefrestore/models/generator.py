@@ -13,6 +13,14 @@ from prefrestore.config import GeneratorConfig
 TIME_SIZE = 32
 
 
+def spatial_gain(latent_channels: int) -> nn.Sequential:
+    """Return the network from noise level to the gains on ``x_t`` and the LQ latent; it starts at zero."""
+    last = nn.Linear(TIME_SIZE, 2 * latent_channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
+
+
 class Generator(ModelMixin, ConfigMixin):
     """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
 
@@ -55,10 +63,7 @@ class Generator(ModelMixin, ConfigMixin):
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            last = nn.Linear(TIME_SIZE, 2 * latent_channels)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.gain = nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
+            self.gain = spatial_gain(latent_channels)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""

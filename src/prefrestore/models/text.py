@@ -92,12 +92,15 @@ def render_prompts(
         captions: one per image; may be empty strings.
     """
     before = tokenizer.encode(BEFORE_IMAGE)
+    after = tokenizer.encode(ASSISTANT)
     opening = [vocabulary.image_start, vocabulary.scale]
     rows = [
         [
             *before,
             *(codes + vocabulary.first_code).tolist(),
-            *tokenizer.encode("\n" + restore_instruction(caption) + ASSISTANT),
+            # special tokens that stand in a caption are plain text: nobody ends the user's turn from within
+            *tokenizer.encode("\n" + restore_instruction(caption), split_special_tokens=True),
+            *after,
             *opening,
         ]
         for codes, caption in zip(lq_ids, captions, strict=True)

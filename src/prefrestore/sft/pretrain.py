@@ -12,7 +12,7 @@ from prefrestore.config import PretrainConfig, StepConfig
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_sigma
 from prefrestore.models.condition import Condition
-from prefrestore.models.connectors import Connectors
+from prefrestore.models.connectors import build_connectors
 from prefrestore.models.generator import build_generator
 from prefrestore.models.integrator import build_integrator, code_loss, teacher_forced
 from prefrestore.models.lq_encoder import LqEncoder
@@ -44,14 +44,7 @@ def build_pipeline(
     vocabulary = Vocabulary(config.integrator.text_vocabulary, tokenizer.config.codebook_size)
     latent_size = pairs.image_size // codec.spatial_compression_ratio
     generator = build_generator(config.generator, codec.config.latent_channels, latent_size)
-    connectors = Connectors(
-        query_size=config.integrator.hidden_size,
-        lq_size=config.generator.heads * config.generator.head_dim,
-        caption_size=config.generator.caption_size,
-        query_grid=tokenizer.grid,
-        lq_grid=latent_size // config.generator.patch_size,
-        position=config.generator.condition_position,
-    )
+    connectors = build_connectors(config.generator, config.integrator.hidden_size, tokenizer.grid, latent_size)
     pipeline = PrefRestorePipeline(
         codec=codec.requires_grad_(False),
         lq_encoder=LqEncoder.from_codec(codec),

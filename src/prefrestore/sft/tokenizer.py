@@ -51,6 +51,7 @@ def build_tokenizer(config: TokenizerConfig) -> ImageTokenizer:
         heads=config.heads,
         codebook_size=config.codebook_size,
         code_dim=config.code_dim,
+        ffn_size=config.ffn_size,
         feature_layer=-1,
     )
 
