@@ -43,6 +43,9 @@ SIZES = {
 }
 """Sizes in the checkpoint's ``config.json``, and their names in ours."""
 
+LAYOUT = ("image_start_tag_id", "image_end_tag_id", "scale_start_token_id", "image_start_token_id", "num_image_tokens")
+"""Its fields that decide the id layout; the others follow from them."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -119,7 +122,8 @@ def _read_settings(folder: Path) -> Mapping[str, Any]:
 def _check_settings(settings: Mapping[str, Any], config: IntegratorConfig, vocabulary: Vocabulary, where: str) -> None:
     """Raise unless the checkpoint says of itself what the configuration says of it."""
     expected: dict[str, Any] = {name: getattr(config, ours) for name, ours in SIZES.items()}
-    for name, value in {**expected, **layout_fields(vocabulary)}.items():
+    expected |= {name: layout_fields(vocabulary)[name] for name in LAYOUT}
+    for name, value in expected.items():
         if name not in settings:
             raise UserError(f"{where}: {name} is missing: name a folder of the published layout")
         if settings[name] != value:
@@ -177,6 +181,7 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
 
     config, found = layout.config, {name: parts.get(name, {}) for name in _COMPONENTS}
     codec = empty(lambda: AutoencoderDC.from_config(layout.codec.config))
+    lq_encoder = empty(lambda: LqEncoder.from_codec(codec))
     connector_tensors, shared = _connector_tensors(found["connectors"])
     integrator = empty(lambda: Qwen3ForCausalLM(_qwen3_config(checkpoint, layout)))
     generator = empty(lambda: build_generator(config.generator, codec.config.latent_channels, layout.latent_size))
@@ -192,7 +197,7 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
     tokenizer = empty(lambda: ImageTokenizer.from_config(layout.tokenizer.config))
     pipeline = PrefRestorePipeline(
         codec=filled("codec", codec, _codec_tensors(found["codec"], layout.codec, checkpoint.where)),
-        lq_encoder=filled("lq_encoder", empty(lambda: LqEncoder.from_codec(codec)), found["lq_encoder"]),
+        lq_encoder=filled("lq_encoder", lq_encoder, found["lq_encoder"]),
         image_tokenizer=filled("image_tokenizer", tokenizer, found["image_tokenizer"]),
         text_tokenizer=checkpoint.text_tokenizer,
         integrator=filled("integrator", integrator, _integrator_tensors(found["integrator"], integrator, checkpoint)),

@@ -59,7 +59,7 @@ STAGE_A = (
     Route("model.diffusion_connector.", "connectors", "diffusion_connector."),
     Route("model.vae_connector.", "connectors", "vae_connector."),
 )
-"""A whole Stage-A checkpoint. ``sana_vae.encoder`` was trained on to see LQ images; ``fixed_vae`` is the clean codec."""
+"""A whole Stage-A checkpoint. ``sana_vae.encoder`` was trained to see LQ images; ``fixed_vae`` is the clean codec."""
 
 
 def route(name: str, routes: Iterable[Route]) -> tuple[str, str] | None:
