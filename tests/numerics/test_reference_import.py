@@ -160,7 +160,7 @@ def test_tower_reads_one_block_before_the_last(imported: PrefRestorePipeline, st
     ours = imported.image_tokenizer.ids(pixels)
     assert ours.shape == (6, 16)
     assert torch.equal(ours, torch.stack([straight.code_ids(2 * one - 1) for one in pixels]))
-    assert ours.unique().numel() > 10
+    assert ours.unique().numel() > 5
 
 
 def test_prompt_has_29_ids_and_the_sequence_1486(stage: Stage) -> None:
@@ -233,10 +233,10 @@ def test_traps_of_the_layout(stage: Stage, imported: PrefRestorePipeline, lq: Te
 
 def test_encoders_are_not_mixed_up(stage: Stage, imported: PrefRestorePipeline) -> None:
     """The fine-tuned encoder sees LQ; latents of HQ come from the clean one."""
-    trained = stage.weights["model.sana_vae.encoder.conv_in.conv.weight"]
-    assert torch.equal(imported.lq_encoder.encoder.conv_in.conv.weight, trained)
-    assert torch.equal(imported.codec.encoder.conv_in.conv.weight, stage.layout.codec.encoder.conv_in.conv.weight)
-    assert not torch.equal(trained, stage.layout.codec.encoder.conv_in.conv.weight)
+    trained = stage.weights["model.sana_vae.encoder.conv_in.weight"]
+    assert torch.equal(imported.lq_encoder.encoder.conv_in.weight, trained)
+    assert torch.equal(imported.codec.encoder.conv_in.weight, stage.layout.codec.encoder.conv_in.weight)
+    assert not torch.equal(trained, stage.layout.codec.encoder.conv_in.weight)
     decoder = stage.weights["model.sana_vae.decoder.conv_in.weight"]
     assert torch.equal(imported.codec.decoder.conv_in.weight, decoder)
 
@@ -252,7 +252,7 @@ def test_encoders_are_not_mixed_up(stage: Stage, imported: PrefRestorePipeline) 
         ("model.embed_tokens.weight", (40, 32), "model.embed_tokens.weight has 40 rows"),
         ("model.mm_projector.weight", (3,), r"model\.mm_projector\.weight is unexpected"),
         ("model.sana.transformer_blocks.7.scale_shift_table", (6, 24), r"blocks\.7\.scale_shift_table is unexpected"),
-        ("fixed_vae.encoder.conv_in.conv.weight", (16, 3, 3, 3), r"fixed_vae\.encoder\..* is missing"),
+        ("fixed_vae.encoder.conv_in.weight", (16, 3, 3, 3), r"fixed_vae\.encoder\..* is missing"),
     ],
 )
 def test_wrong_keys_are_named(

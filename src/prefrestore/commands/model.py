@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefrestore import artifacts, config, configfile
+from prefrestore.commands._convert import convert
 from prefrestore.commands.report import aligned, rows
 from prefrestore.errors import UserError
 
@@ -27,7 +28,10 @@ WHO = click.option("--who", help="who decides, for the audit log; the user's nam
 
 @click.group()
 def command() -> None:
-    """List versions, decide which one serves, go back."""
+    """List versions, decide which one serves, go back; look at a preset's networks, convert published weights."""
+
+
+command.add_command(convert)
 
 
 def _desk(file: Path) -> Desk:

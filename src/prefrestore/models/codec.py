@@ -62,18 +62,17 @@ def published_codec(widths: Sequence[int], layers: Sequence[int], latent_channel
     )
 
 
-def load_codec(weights: str) -> AutoencoderDC:
+def load_codec(weights: str, where: str = "train_codec.weights") -> AutoencoderDC:
     """Load a pretrained codec from a folder or, by name, from the hub.
 
     Raises:
         UserError: there is none of that name within reach.
     """
     try:
-        return AutoencoderDC.from_pretrained(weights).eval()
+        return AutoencoderDC.from_pretrained(weights, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        where = f"train_codec.weights: {weights}"
-        raise UserError(f"{where}: no AutoencoderDC can be loaded ({reason}): check the name") from None
+        raise UserError(f"{where}: {weights}: no AutoencoderDC can be loaded ({reason}): check the name") from None
 
 
 def encode(codec: AutoencoderDC, images: Tensor) -> Tensor:

@@ -133,7 +133,8 @@ def fill(module: M, tensors: Mapping[str, Tensor], name_of: Callable[[str], str]
             raise UserError(
                 f"{where}: {name_of(name)} is unexpected: name the preset that the checkpoint was made with"
             )
-    module.load_state_dict(dict(tensors), assign=True)
+    # copies: tensors read from a file lie in it, at places that some kernels round differently at
+    module.load_state_dict({name: value.clone() for name, value in tensors.items()}, assign=True)
     return module.eval().requires_grad_(False)
 
 

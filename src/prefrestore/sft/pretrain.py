@@ -17,6 +17,7 @@ from prefrestore.models.generator import build_generator
 from prefrestore.models.integrator import build_integrator, code_loss, teacher_forced
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.reference_import import Layout, import_stage_a
 from prefrestore.models.text import Vocabulary, train_text_tokenizer
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
@@ -38,7 +39,9 @@ class Pretrained:
 def build_pipeline(
     config: PretrainConfig, codec: AutoencoderDC, tokenizer: ImageTokenizer, pairs: PairSet
 ) -> PrefRestorePipeline:
-    """Return the untrained restorer around a trained codec and image tokenizer."""
+    """Return the restorer around a trained codec and image tokenizer: untrained, or with published weights."""
+    if config.weights:
+        return import_stage_a(config.weights, Layout(config, codec, tokenizer, pairs.image_size))
     torch.manual_seed(derive(config.seed, "pretrain"))
     text_tokenizer = train_text_tokenizer(pairs.captions, config.integrator.text_vocabulary)
     vocabulary = Vocabulary(config.integrator.text_vocabulary, tokenizer.config.codebook_size)

@@ -88,11 +88,13 @@ def train_tokenizer(
     tokenizer = build_tokenizer(config)
     head = ReconstructionHead(config)
     side = (config.image_size, config.image_size)
+    covered = tokenizer.grid * config.patch_size  # what lies beyond the last whole patch is not seen
     order = derive(seed, "tokenizer order")
 
     def step_loss(step: int) -> dict[str, Tensor]:
         batch = image_batch(images, config.batch_size, order, step)
-        target = 2 * functional.interpolate(batch, side, mode="bicubic", antialias=True).clamp(0, 1) - 1
+        whole = 2 * functional.interpolate(batch, side, mode="bicubic", antialias=True).clamp(0, 1) - 1
+        target = whole[..., :covered, :covered]
         features = tokenizer.features(batch)
         noise = torch.randn(features.shape, generator=torch_generator(order, "noise", step))
         picture = (head(features + NOISE * noise / config.code_dim**0.5) - target).square().mean()
