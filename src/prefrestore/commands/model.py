@@ -12,6 +12,7 @@ import click
 
 from prefrestore import artifacts, config, configfile
 from prefrestore.commands._convert import convert
+from prefrestore.commands._footprint import show_preset
 from prefrestore.commands.report import aligned, rows
 from prefrestore.errors import UserError
 
@@ -71,12 +72,19 @@ def list_versions(file: Path) -> None:
 
 
 @command.command()
-@click.argument("number", type=int)
+@click.argument("number", type=int, required=False)
+@click.option("--preset", help="instead of a version: networks of this preset, their parameters, memory and operations")
 @CONFIG
-def show(number: int, file: Path) -> None:
-    """Show where a version comes from, and check its release."""
+def show(number: int | None, preset: str | None, file: Path) -> None:
+    """Show where version NUMBER comes from, and check its release; or what a preset's networks cost."""
+    if (number is None) == (preset is None):
+        raise UserError("model show: name a version, or a preset with --preset")
+    if preset is not None:
+        show_preset(preset)
+        return
     from prefrestore.registry import release
 
+    assert number is not None
     desk = _desk(file)
     version = desk.registry.get(desk.model, number)
     click.echo(f"{desk.model} version {number}\naliases: {', '.join(version.aliases) or 'none'}")

@@ -77,7 +77,7 @@ def load_codec(weights: str, where: str = "train_codec.weights") -> AutoencoderD
 
 def encode(codec: AutoencoderDC, images: Tensor) -> Tensor:
     """Return the scaled latents of images in [0, 1]."""
-    return codec.encode(2 * images - 1).latent * codec.config.scaling_factor
+    return codec.encode((2 * images - 1).to(codec.dtype)).latent * codec.config.scaling_factor
 
 
 def decode(codec: AutoencoderDC, latents: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def decode(codec: AutoencoderDC, latents: Tensor) -> Tensor:
 
 def decode_raw(codec: AutoencoderDC, latents: Tensor) -> Tensor:
     """As :func:`decode`, not clipped: what training differentiates."""
-    return codec.decode(latents / codec.config.scaling_factor).sample / 2 + 0.5
+    return codec.decode((latents / codec.config.scaling_factor).to(codec.dtype)).sample / 2 + 0.5
 
 
 def can_start_linear(config: TrainCodecConfig) -> bool:

@@ -62,7 +62,7 @@ class Connectors(ModelMixin, ConfigMixin):
             from_lq = self.diffusion_connector[3](from_lq)
         tokens = torch.cat([self.diffusion_connector(queries), from_lq], 1)
         if self.config.position:
-            tokens = tokens + self.position_projection(self.position_codes)
+            tokens = tokens + self.position_projection(self.position_codes.to(self.position_projection.weight.dtype))
         return tokens
 
 

@@ -80,12 +80,13 @@ class Generator(ModelMixin, ConfigMixin):
             tokens: condition tokens, [B, T, caption_size].
             spatial: LQ latent, [B, C, h, w].
         """
+        x_t, tokens, spatial = (value.to(self.dtype) for value in (x_t, tokens, spatial))
         inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
         timestep = 1000 * sigma
         velocity = self.transformer(inputs, tokens, timestep, return_dict=False)[0]
         if self.config.spatial_path:
             embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
-            on_noisy, on_lq = self.gain(embedding)[:, :, None, None].chunk(2, 1)
+            on_noisy, on_lq = self.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
             velocity = velocity + on_noisy * x_t + on_lq * spatial
         return velocity
 

@@ -226,7 +226,7 @@ class PrefRestorePipeline(DiffusionPipeline):
 
         Args:
             folder: where it lies.
-            options: as diffusers takes them, such as ``torch_dtype``.
+            options: as diffusers takes them, such as ``dtype``.
 
         Raises:
             UserError: there is no whole restorer in it, its weights do not fit or are not stored as safetensors.

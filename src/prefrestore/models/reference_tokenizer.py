@@ -19,7 +19,7 @@ FEATURE_LAYER = -2
 """TA-Tok reads the hidden state one block before the last (reference-method 1.3)."""
 
 
-def published_tokenizer(config: TokenizerConfig) -> ImageTokenizer:
+def published_tokenizer(config: TokenizerConfig, feature_layer: int = FEATURE_LAYER) -> ImageTokenizer:
     """Return a tokenizer of TA-Tok's structure without memory for its weights."""
     return empty(
         lambda: ImageTokenizer(
@@ -31,7 +31,7 @@ def published_tokenizer(config: TokenizerConfig) -> ImageTokenizer:
             codebook_size=config.codebook_size,
             code_dim=config.code_dim,
             ffn_size=config.ffn_size,
-            feature_layer=FEATURE_LAYER,
+            feature_layer=feature_layer,
         )
     )
 

@@ -61,7 +61,10 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
 
     def features(self, images: Tensor) -> Tensor:
         """Return unit vectors [B, num_tokens, code_dim] of images [B, 3, H, W] in [0, 1] of any size."""
-        pixels = self._resized(images).to(images.device, self.dtype)
+        return self.encode(self._resized(images).to(images.device, self.dtype))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return unit vectors [B, num_tokens, code_dim] of images [B, 3, image_size, image_size] in [0, 1]."""
         tower = self.vision_tower
         hidden = tower.encoder(inputs_embeds=tower.embeddings(2 * pixels - 1)).last_hidden_state
         return functional.normalize(self.in_linear(torch.tanh(self.task_layer(hidden))), dim=-1)
