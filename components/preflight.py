@@ -97,7 +97,9 @@ def _changes(text: str) -> dict[str, Any]:
     try:
         changes = json.loads(text or "{}")
     except json.JSONDecodeError as error:
-        raise UserError(f'changes: is no valid JSON ({error}): write for example {{"align": {{"epochs": 20}}}}') from None
+        raise UserError(
+            f'changes: is no valid JSON ({error}): write for example {{"align": {{"epochs": 20}}}}'
+        ) from None
     if not isinstance(changes, dict):
         raise UserError('changes: is no mapping: write for example {"align": {"epochs": 20}}')
     return changes

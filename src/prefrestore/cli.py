@@ -29,11 +29,15 @@ PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC,
 
 
 class CommandFolder(click.Group):
-    """A group whose commands are the modules of :mod:`prefrestore.commands`; ``_`` in a file name reads ``-``."""
+    """A group whose commands are the modules of :mod:`prefrestore.commands`; ``_`` in a file name reads ``-``.
+
+    A leading ``_`` marks a module that holds subcommands of another.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names of all commands, sorted."""
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
+        names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+        return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module, or return None if there is none of that name."""

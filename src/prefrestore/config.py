@@ -89,11 +89,13 @@ class ValidateConfig(Section):
 class TokenizerConfig(Section):
     """Image tokenizer: SigLIP2-type ViT encoder and SimVQ codebook (reference-method 1.3)."""
 
+    weights: str | None = Field(description="folder that `prefrestore model convert tokenizer` wrote; null: train")
     image_size: Positive = Field(description="side the encoder sees, pixels")
     patch_size: Positive
     hidden_size: Positive
     layers: Positive
     heads: Positive
+    ffn_size: Positive
     codebook_size: Positive
     code_dim: Positive
     steps: Positive
@@ -190,6 +192,9 @@ class ConditionIdsConfig(Section):
 class PretrainConfig(Section):
     """Stage A of the paper: step 1 (integrator), step 2 (generator, LQ branch, LQ encoder)."""
 
+    weights: str | None = Field(
+        description="Stage-A folder of the published layout, or hub id, to start from; null: random weights"
+    )
     integrator: IntegratorConfig
     generator: GeneratorConfig
     step1: StepConfig

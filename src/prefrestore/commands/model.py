@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefrestore import artifacts, config, configfile
+from prefrestore.commands._convert import convert
+from prefrestore.commands._footprint import show_preset
 from prefrestore.commands.report import aligned, rows
 from prefrestore.errors import UserError
 
@@ -30,7 +32,10 @@ WHO = click.option("--who", help="who decides, for the audit log; the user's nam
 
 @click.group()
 def command() -> None:
-    """List versions, decide which one serves, go back."""
+    """List versions, decide which one serves, go back; look at a preset's networks, convert published weights."""
+
+
+command.add_command(convert)
 
 
 def _desk(file: Path) -> Desk:
@@ -76,10 +81,17 @@ def list_versions(file: Path) -> None:
 
 
 @command.command()
-@click.argument("number", type=int)
+@click.argument("number", type=int, required=False)
+@click.option("--preset", help="instead of a version: networks of this preset, their parameters, memory and operations")
 @CONFIG
-def show(number: int, file: Path) -> None:
-    """Show where a version comes from, and check its release."""
+def show(number: int | None, preset: str | None, file: Path) -> None:
+    """Show where version NUMBER comes from, and check its release; or what a preset's networks cost."""
+    if (number is None) == (preset is None):
+        raise UserError("model show: name a version, or a preset with --preset")
+    if preset is not None:
+        show_preset(preset)
+        return
+    assert number is not None
     desk = _desk(file)
     version = desk.registry.get(desk.model, number)
     click.echo(f"{desk.model} version {number}\naliases: {', '.join(version.aliases) or 'none'}")

@@ -47,7 +47,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check(image, max_pixels)
-                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+                return np.array(to_rgb(ImageOps.exif_transpose(image)))
         except UnreadableError:
             raise
         except Image.DecompressionBombError:
@@ -68,7 +68,12 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise UnreadableError("several frames")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode as RGB, transparency laid over white.
+
+    Raises:
+        UnreadableError: its values have no meaning as 8 or 16 bits.
+    """
     if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow widens them to 32
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:

@@ -50,8 +50,7 @@ def draw_samples(pipeline: PrefRestorePipeline, image: np.ndarray, how: Drawing)
     height, width = image.shape[:2]
     if height != width:
         raise UnreadableError(f"not square ({width} x {height} px), so no aligned face")
-    side = (pipeline.image_size, pipeline.image_size)
-    condition = pipeline.encode_condition(to_tensor_of(Image.fromarray(image), side), [""])
+    condition = pipeline.encode_condition(to_tensor_of(Image.fromarray(image), pipeline.image_size), [""])
     drawn = [
         pipeline.decode(pipeline.sample(condition, pipeline.initial_noise([derive("restore", how.seed, k)]), how.steps))
         for k in range(how.samples)

@@ -17,6 +17,14 @@ from prefrestore.models.condition import Condition, KeysValues, PreparedConditio
 TIME_SIZE = 32
 
 
+def spatial_gain(latent_channels: int) -> nn.Sequential:
+    """Return the network from noise level to the gains on ``x_t`` and the LQ latent; it starts at zero."""
+    last = nn.Linear(TIME_SIZE, 2 * latent_channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
+
+
 class Generator(ModelMixin, ConfigMixin):
     """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
 
@@ -60,10 +68,7 @@ class Generator(ModelMixin, ConfigMixin):
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            last = nn.Linear(TIME_SIZE, 2 * latent_channels)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.gain = nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
+            self.gain = spatial_gain(latent_channels)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""
@@ -92,7 +97,7 @@ class Generator(ModelMixin, ConfigMixin):
             tokens: condition tokens, [N, T, caption_size], or what :meth:`prepare` made of them.
             spatial: LQ latent, [N, C, h, w].
         """
-        spatial = repeated(spatial, len(x_t))
+        x_t, spatial = x_t.to(self.dtype), repeated(spatial, len(x_t)).to(self.dtype)
         inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
         timestep = 1000 * sigma
         if isinstance(tokens, Tensor):
@@ -101,7 +106,7 @@ class Generator(ModelMixin, ConfigMixin):
             velocity = cross_attention.forward_cached(self.transformer, inputs, tokens, timestep)
         if self.config.spatial_path:
             embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
-            on_noisy, on_lq = self.gain(embedding)[:, :, None, None].chunk(2, 1)
+            on_noisy, on_lq = self.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
             velocity = velocity + on_noisy * x_t + on_lq * spatial
         return velocity
 

@@ -25,6 +25,24 @@ class Decoded:
     queries: Tensor
 
 
+CONTEXT = 2048
+"""Positions of the longest sequence the integrator is trained on (reference-method 1.4)."""
+
+
+def layout_fields(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the fields of an integrator's configuration that record the id layout (reference-method 1.2)."""
+    return {
+        "image_start_tag_id": vocabulary.image_start,
+        "image_end_tag_id": vocabulary.image_end,
+        "scale_start_token_id": vocabulary.scale,
+        "scale_end_token_id": vocabulary.scale + 2,
+        "num_scale_tokens": 3,
+        "image_start_token_id": vocabulary.first_code,
+        "image_end_token_id": vocabulary.size - 1,
+        "num_image_tokens": vocabulary.num_codes,
+    }
+
+
 def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3ForCausalLM:
     """Return an untrained Qwen3 with the vocabulary's layout recorded in its configuration."""
     return Qwen3ForCausalLM(
@@ -36,16 +54,9 @@ def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3F
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,
             head_dim=config.head_dim,
-            max_position_embeddings=2048,
+            max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
-            image_start_tag_id=vocabulary.image_start,
-            image_end_tag_id=vocabulary.image_end,
-            scale_start_token_id=vocabulary.scale,
-            scale_end_token_id=vocabulary.scale + 2,
-            num_scale_tokens=3,
-            image_start_token_id=vocabulary.first_code,
-            image_end_token_id=vocabulary.size - 1,
-            num_image_tokens=vocabulary.num_codes,
+            **layout_fields(vocabulary),
             text_first=vocabulary.text_first,
         )
     )
