@@ -8,9 +8,9 @@ import peft
 import pytest
 import torch
 from click.testing import CliRunner
-from numerics import published
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from numerics import published
 from prefrestore import configfile
 from prefrestore.commands import model as commands
 from prefrestore.config import Config
