@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch.nn import functional
 from numerics import published
 from numerics.published import Published
 from prefrestore import configfile
+from prefrestore.commands import model as commands
 from prefrestore.config import PretrainConfig, TokenizerConfig
 from prefrestore.diffusion.sampler import Sampler
 from prefrestore.errors import UserError
@@ -23,7 +26,7 @@ from prefrestore.models.codec import published_codec
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.reference_import import Layout, import_stage_a
 from prefrestore.models.reference_layout import empty
-from prefrestore.models.reference_tokenizer import convert_tokenizer, published_tokenizer
+from prefrestore.models.reference_tokenizer import convert_tokenizer, load_tokenizer, published_tokenizer
 
 IMAGE = 32
 
@@ -350,3 +353,44 @@ def test_a_file_that_runs_code_is_refused(repository: Path, tmp_path: Path) -> N
     for file in (tmp_path / "nothing.pth", tmp_path):
         with pytest.raises(UserError, match="ta_tok.pth"):
             convert_tokenizer(file, config)
+
+
+def test_convert_makes_folders_that_load(
+    stage: Stage, repository: Path, lq: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both forms of ``prefrestore model convert``, and their refusals."""
+    smoke = configfile.load(repository / "presets" / "smoke.yaml")
+    pretrain, tokenizer = sizes(repository, stage.text_size)
+    codec = {"tokenizer": tokenizer, "widths": published.WIDTHS, "layers": published.DEPTHS, "latent_channels": 8}
+    small = smoke.model_copy(
+        update={
+            "ingest": smoke.ingest.model_copy(update={"image_size": IMAGE}),
+            "train_codec": smoke.train_codec.model_copy(update=codec),
+            "pretrain": pretrain,
+        }
+    )
+    (tmp_path / "presets").mkdir()
+    text = yaml.safe_dump(small.model_dump(mode="json", by_alias=True))
+    (tmp_path / "presets" / "small.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    clean = {f"fixed_vae.{name}": value.clone() for name, value in stage.layout.codec.state_dict().items()}
+    stage.write(tmp_path / "stage_a", stage.weights | clean)
+    tower = "model.vision_tower.vision_tower."
+    weights = {name.removeprefix(tower): value for name, value in stage.weights.items() if name.startswith(tower)}
+    torch.save({"model": {"args": {}, "sd": weights}}, "ta_tok.pth")
+    for arguments in (["tokenizer", "ta_tok.pth", "ta_tok"], ["stage-a", "stage_a", "base"]):
+        invoke(["convert", *arguments, "--preset", "small"])
+    base = PrefRestorePipeline.from_pretrained("base")
+    assert torch.equal(load_tokenizer("ta_tok").ids(lq), base.image_tokenizer.ids(lq))
+    expected = import_stage_a("stage_a", stage.layout).restore(lq[:1], [""], [3], 2)
+    assert torch.equal(base.restore(lq[:1], [""], [3], 2), expected)
+    with pytest.raises(UserError, match="there is no preset huge"):
+        invoke(["convert", "stage-a", "stage_a", "other", "--preset", "huge"])
+    (tmp_path / "stage_a" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        invoke(["convert", "stage-a", "stage_a", "other", "--preset", "small"])
+    assert not (tmp_path / "other").exists()
+
+
+def invoke(arguments: list[str]) -> None:
+    assert CliRunner().invoke(commands.command, arguments, catch_exceptions=False).exit_code == 0
