@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from prefrestore.rewards.sharpness import SharpnessReward
 from prefrestore.rewards.structure import StructureReward
 
 COMPOSITE = "composite.json"
+NO_SOURCES: Mapping[str, Any] = {"lpips_weights": None, "clip_models": {}}
+"""What a reward that was written before there were outside weights stands for."""
 Judge = Literal["validation", "test"]
 SMALLEST_SPREAD = 1e-6
 """Standard deviation at or below which values count as constant: float32 cannot tell them apart."""
@@ -172,7 +174,7 @@ def load_reward(folder: Path, workers: int = 1, judge: Judge | None = None) -> C
     statistics = {name: Part(**fields) for name, fields in stored["parts"].items()}
     reader = FaceReader(workers)
     rewards = build_rewards(
-        list(statistics), PreferenceReward(load_network(folder)), reader, Sources(**stored["sources"])
+        list(statistics), PreferenceReward(load_network(folder)), reader, Sources(**stored.get("sources", NO_SOURCES))
     )
     beside = PreferenceReward(load_network(folder / judge)) if judge and (folder / judge).is_dir() else None
     return CompositeReward(rewards, statistics, reader, beside)
