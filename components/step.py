@@ -14,7 +14,7 @@ from typing import Any
 
 from components import trainjob
 from components.contract import Exchange, stage_command
-from components.views import METRICS, PAGES, PAGE_SUFFIX
+from components.views import METRICS, PAGE_SUFFIX, PAGES
 from prefrestore import artifacts, cli, configfile
 from prefrestore.errors import UserError
 from prefrestore.stage import STAGES, Stage, execute

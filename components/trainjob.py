@@ -42,7 +42,9 @@ def render(name: str, arguments: list[str], job: Mapping[str, Any]) -> dict[str,
         "containers": [{"name": "node", "volumeMounts": [{"name": "work", "mountPath": str(SHARED)}]}],
     }
     template = {"spec": {"template": {"spec": pod}}}
-    patch = {"trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": template}]}}}}
+    patch = {
+        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": template}]}}}
+    }
     return {
         "apiVersion": API,
         "kind": "TrainJob",
@@ -71,7 +73,9 @@ def run(row: Stage, section: str, paths: Mapping[str, Path], job: Mapping[str, A
     """
     if not SHARED.is_dir():
         raise UserError(f"{row.name}: trainer is trainjob but {SHARED} is not mounted: bind the claim {CLAIM}")
-    key = hashlib.sha256(json.dumps([row.name, section, {k: str(v) for k, v in paths.items()}]).encode()).hexdigest()[:10]
+    key = hashlib.sha256(json.dumps([row.name, section, {k: str(v) for k, v in paths.items()}]).encode()).hexdigest()[
+        :10
+    ]
     name = f"{row.name.replace('_', '-')}-{key}"
     shared = {port: SHARED / "jobs" / name / port for port in paths}
     for port in row.inputs:
@@ -90,7 +94,9 @@ def _create(manifest: Mapping[str, Any]) -> str:
         _call("POST", folder, manifest)
     except HTTPError as error:
         if error.code != 409:
-            raise UserError(f"TrainJob: Kubernetes answered {error.code} {error.reason}: check rights and CRD") from None
+            raise UserError(
+                f"TrainJob: Kubernetes answered {error.code} {error.reason}: check rights and CRD"
+            ) from None
     return path
 
 

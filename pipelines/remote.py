@@ -72,7 +72,9 @@ def schedule(server: Server, package: Path, arguments: Mapping[str, str], name: 
         UserError: ``cron`` has not six fields (seconds first), or the server refuses.
     """
     if len(cron.split()) != CRON_FIELDS:
-        raise UserError(f"--cron: {cron!r} has {len(cron.split())} fields: Kubeflow wants six, seconds first: '0 0 3 * * *'")
+        raise UserError(
+            f"--cron: {cron!r} has {len(cron.split())} fields: Kubeflow wants six, seconds first: '0 0 3 * * *'"
+        )
     with server.client() as client:
         known = client.get_pipeline_id(name)
         if known is None:
