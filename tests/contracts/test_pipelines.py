@@ -27,10 +27,8 @@ def _documents(name: str) -> list[dict[str, Any]]:
 
 
 def _executors(name: str) -> dict[str, Any]:
-    return {
-        key.removeprefix("exec-"): row["container"]
-        for key, row in _documents(name)[0]["deploymentSpec"]["executors"].items()
-    }
+    rows = _documents(name)[0]["deploymentSpec"]["executors"]
+    return {key.removeprefix("exec-"): row["container"] for key, row in rows.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +62,7 @@ def test_every_stage_has_resources_and_stands_in_the_full_pipeline() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_wiring_follows_the_stage_table(name: str) -> None:
-    """Every input port of a stage comes from a step that wrote an artifact of that name (shards by way of the merge)."""
+    """Every input port of a stage comes from a step that wrote an artifact of that name."""
     tasks: dict[str, Any] = {}
     for component in _documents(name)[0]["components"].values():
         tasks |= component.get("dag", {}).get("tasks", {})
@@ -80,7 +78,7 @@ def test_wiring_follows_the_stage_table(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_what_the_launcher_on_a_cluster_replaces_is_used(name: str) -> None:
-    """The local runner replaces more; a placeholder in the command, or one of the others, would fail on a cluster only."""
+    """The local runner replaces more: another placeholder, or one in the command, would fail on a cluster only."""
     for step, container in _executors(name).items():
         assert container["command"][:2] == ["python3", "-m"], step
         for word in container["args"]:

@@ -1,6 +1,7 @@
 """A Kubeflow Pipelines server (REST v2beta1) whose back half runs the compiled package with kfp's local runner.
 
-Enough for kfp's own client: health, experiments, pipelines and versions, runs (create, get, terminate, retry), recurring runs.
+Enough for kfp's own client: health, experiments, pipelines and versions, runs (create, get, terminate, retry),
+recurring runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NOW = "2026-01-01T00:00:00Z"
 Answer = tuple[int, dict[str, Any]]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The answer is an error."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -57,7 +58,7 @@ class FakeKubeflow:
         try:
             return self.tables[table][number]
         except KeyError:
-            raise Refused(404, f"{table}/{number}: not found") from None
+            raise RefusedError(404, f"{table}/{number}: not found") from None
 
     def version_of(self, reference: dict[str, str]) -> dict[str, Any]:
         versions = [
@@ -66,7 +67,7 @@ class FakeKubeflow:
         wanted = reference.get("pipeline_version_id")
         chosen = [row for row in versions if wanted in (None, row["pipeline_version_id"])]
         if not chosen:
-            raise Refused(404, f"no such version: {reference}")
+            raise RefusedError(404, f"no such version: {reference}")
         return chosen[-1]
 
     # --- runs ---------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ class FakeKubeflow:
     def terminate(self, number: str) -> dict[str, Any]:
         run = self.seen(self.get("runs", number))
         if run["state"] != "RUNNING":
-            raise Refused(400, f"run {number} is {run['state']}")
+            raise RefusedError(400, f"run {number} is {run['state']}")
         os.killpg(self.processes[number].pid, signal.SIGKILL)
         self.processes[number].wait()
         run["state"] = "CANCELED"
@@ -117,7 +118,7 @@ class FakeKubeflow:
     def retry(self, number: str) -> dict[str, Any]:
         run = self.seen(self.get("runs", number))
         if run["state"] not in ("FAILED", "CANCELED"):
-            raise Refused(400, f"run {number} is {run['state']}")
+            raise RefusedError(400, f"run {number} is {run['state']}")
         self.start(run)
         return {}
 
@@ -155,7 +156,7 @@ class FakeKubeflow:
 
     def recurring(self, body: dict[str, Any]) -> dict[str, Any]:
         if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
-            raise Refused(400, "cron: six fields")
+            raise RefusedError(400, "cron: six fields")
         if "pipeline_version_reference" in body:
             self.version_of(body["pipeline_version_reference"])
         return self.add("recurringruns", "recurring_run_id", {**body, "status": "ENABLED"})
@@ -164,18 +165,18 @@ class FakeKubeflow:
 def _routes(state: FakeKubeflow) -> list[tuple[str, str, Callable[..., dict[str, Any]]]]:
     """Return method, path and handler; the handler gets the path's groups, the query and the body."""
     return [
-        ("GET", r"healthz", lambda q, b: {"multi_user": False}),
-        ("GET", r"(experiments|pipelines|runs|recurringruns)", lambda t, q, b: state.listed(t, q)),
-        ("POST", r"experiments", lambda q, b: state.add("experiments", "experiment_id", b)),
-        ("GET", r"(experiments|pipelines|recurringruns)/([^/:]+)", lambda t, n, q, b: state.get(t, n)),
-        ("GET", r"pipelines/[^/]+/versions", lambda q, b: state.listed("versions", q)),
+        ("GET", r"healthz", lambda *_: {"multi_user": False}),
+        ("GET", r"(experiments|pipelines|runs|recurringruns)", lambda t, q, _: state.listed(t, q)),
+        ("POST", r"experiments", lambda _, b: state.add("experiments", "experiment_id", b)),
+        ("GET", r"(experiments|pipelines|recurringruns)/([^/:]+)", lambda t, n, *_: state.get(t, n)),
+        ("GET", r"pipelines/[^/]+/versions", lambda q, _: state.listed("versions", q)),
         ("POST", r"pipelines/upload(?:_version)?", lambda q, b: state.upload(q, b)),
-        ("POST", r"runs", lambda q, b: state.create_run(b)),
-        ("GET", r"runs/([^/:]+)", lambda n, q, b: state.seen(state.get("runs", n))),
-        ("POST", r"runs/([^/:]+):terminate", lambda n, q, b: state.terminate(n)),
-        ("POST", r"runs/([^/:]+):retry", lambda n, q, b: state.retry(n)),
-        ("POST", r"recurringruns", lambda q, b: state.recurring(b)),
-        ("POST", r"recurringruns/([^/:]+):(?:enable|disable)", lambda n, q, b: state.get("recurringruns", n) and {}),
+        ("POST", r"runs", lambda _, b: state.create_run(b)),
+        ("GET", r"runs/([^/:]+)", lambda n, *_: state.seen(state.get("runs", n))),
+        ("POST", r"runs/([^/:]+):terminate", lambda n, *_: state.terminate(n)),
+        ("POST", r"runs/([^/:]+):retry", lambda n, *_: state.retry(n)),
+        ("POST", r"recurringruns", lambda _, b: state.recurring(b)),
+        ("POST", r"recurringruns/([^/:]+):(?:enable|disable)", lambda n, *_: state.get("recurringruns", n) and {}),
     ]
 
 
@@ -191,7 +192,7 @@ def serve(state: FakeKubeflow) -> ThreadingHTTPServer:
             state.requests.append(f"{self.command} {path}")
             try:
                 self._answer(200, self._routed(path, query))
-            except Refused as error:
+            except RefusedError as error:
                 self._answer(error.status, {"error": str(error), "message": str(error)})
 
         def _routed(self, path: str, query: dict[str, str]) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def serve(state: FakeKubeflow) -> ThreadingHTTPServer:
                 found = re.fullmatch(pattern, path)
                 if method == self.command and found:
                     return handler(*found.groups(), query, self._body())
-            raise Refused(404, f"{self.command} {path}: not here")
+            raise RefusedError(404, f"{self.command} {path}: not here")
 
         def _body(self) -> Any:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -217,7 +218,7 @@ def serve(state: FakeKubeflow) -> ThreadingHTTPServer:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_DELETE = _handle
+        do_GET = do_POST = do_DELETE = _handle  # noqa: N815  the names of http.server
 
         def log_message(self, *_: object) -> None:
             pass
