@@ -1,7 +1,7 @@
 """What a container and the launcher of Kubeflow Pipelines say to each other: the executor's input and output.
 
-The launcher puts the input as JSON in place of ``{{$}}``; the output goes to the file that the input names. That is how a
-container without kfp gives artifacts their metadata, which the UI shows.
+The launcher puts the input as JSON in place of ``{{$}}``; the output goes to the file that the input names. That is how
+a container without kfp gives artifacts their metadata, which the UI shows.
 """
 
 from __future__ import annotations

@@ -63,8 +63,9 @@ def of_stage(row: Stage) -> Interface:
 
 def preflight() -> BaseComponent:
     """Return the first step: check the choices, hand them out."""
+    outputs: dict[str, Any] = {f"section_{name}": str for name in STAGES}
     texts = ("seen_version", "accelerator", "gpus", "gpus_parallel", "launch")
-    outputs = {f"section_{name}": str for name in STAGES} | dict.fromkeys(texts, str)
+    outputs |= dict.fromkeys(texts, str)
     outputs |= {"degrade_parts": list, "node_selector": dict, "tolerations": list}
     described = Interface(
         "preflight",
@@ -159,6 +160,6 @@ def _signature(described: Interface) -> list[tuple[str, Any, Any]]:
 
 
 def _spoken(described: Interface) -> set[str]:
-    """Return the names that stand in the command; a stage names its outputs too, other steps know them from the input."""
+    """Return the names that stand in the command; a stage names its outputs too."""
     outputs = described.outputs if described.module == "components.step" else {}
     return {*described.parameters, *described.inputs, *outputs}

@@ -1,7 +1,7 @@
 """``python3 -m components.preflight``: the first step of every pipeline, on a CPU, before any GPU is asked for.
 
-It resolves what a person chose into one section of configuration per stage, looks at everything outside that the run will
-need, and puts the content of the data into the cache's key.
+It resolves what a person chose into one section of configuration per stage, looks at everything outside that the run
+will need, and puts the content of the data into the cache's key.
 """
 
 from __future__ import annotations

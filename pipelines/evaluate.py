@@ -10,7 +10,7 @@ YARDSTICK = factory.fetch(("baseline",), "root")
 
 
 @dsl.pipeline(name="prefrestore-evaluate")
-def evaluate(
+def evaluate(  # noqa: PLR0913  one argument per field of the form
     model_version: str,
     model_digest: str,
     artifacts_uri: str,

@@ -6,7 +6,7 @@ from pipelines.wiring import MERGE, Images, checked, judged, notified
 
 
 @dsl.pipeline(name="prefrestore-full")
-def full(
+def full(  # noqa: PLR0913  one argument per field of the form
     preset: str = "tiny",
     changes: str = "{}",
     data_uri: str = "",

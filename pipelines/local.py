@@ -1,7 +1,7 @@
 """Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
 
-The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package runs:
-a private seam, so kfp is pinned and ``tests/contracts/test_kfp_seam.py`` holds what is relied upon.
+The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
+runs: a private seam, so kfp is pinned and ``tests/contracts/test_kfp_seam.py`` holds what is relied upon.
 """
 
 from __future__ import annotations

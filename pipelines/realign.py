@@ -9,7 +9,7 @@ FETCH = factory.fetch(("pairs", "candidates", "base", "baseline"), "root")
 
 
 @dsl.pipeline(name="prefrestore-realign")
-def realign(
+def realign(  # noqa: PLR0913  one argument per field of the form
     artifacts_uri: str,
     preset: str = "tiny",
     changes: str = "{}",

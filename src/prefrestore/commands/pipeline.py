@@ -1,6 +1,7 @@
 """``prefrestore pipeline``: ``dvc.yaml`` from the stage table, and the commands that other packages bring.
 
-The library knows no orchestrator: commands for Kubeflow are found by the entry points of the group ``prefrestore.pipeline``.
+The library knows no orchestrator: commands for Kubeflow are found by entry points of the group
+``prefrestore.pipeline``.
 """
 
 from __future__ import annotations
