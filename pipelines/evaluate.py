@@ -1,8 +1,8 @@
 """A registered model on a data set."""
 
-from components import factory
 from kfp import dsl
 
+from components import factory
 from pipelines.wiring import Images, checked, notified, with_releases
 
 RELEASE = factory.fetch(("base", "policy", "reward"), "champion")

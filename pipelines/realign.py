@@ -1,8 +1,8 @@
 """New preferences: a new reward, a new alignment of the same base, judged against the champion."""
 
-from components import factory
 from kfp import dsl
 
+from components import factory
 from pipelines.wiring import Images, checked, judged, notified
 
 FETCH = factory.fetch(("pairs", "candidates", "base", "baseline"), "root")

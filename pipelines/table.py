@@ -10,10 +10,10 @@ HEAD = """# Components
 
 Written by `python -m pipelines.table` from the stage table. Do not edit.
 
-A stage becomes a container component (`factory.py`): its section of the configuration as JSON, a port per artifact, the
-version of outside data as a string that is part of the cache's key. `step.py` runs inside the container, whose image needs
-no kfp. Beside the stages: `preflight` (checks every choice before a GPU is asked for), `fetch` (artifacts of an earlier run
-or of a release), `merge` (shards of pairs), `notify` (a webhook, at the end).
+A stage becomes a container component (`factory.py`): its section of the configuration as JSON, a port per artifact,
+the version of outside data as a string that is part of the cache's key. `step.py` runs inside the container, whose
+image needs no kfp. Beside the stages: `preflight` (checks every choice before a GPU is asked for), `fetch` (artifacts
+of an earlier run or of a release), `merge` (shards of pairs), `notify` (a webhook, at the end).
 
 | component | reads | writes | image | device | asks for | tries |
 |---|---|---|---|---|---|---|

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components import factory
-from components.preflight import OPTIONS
-from components.step import PARALLEL
 from kfp import dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
+from components import factory
+from components.preflight import OPTIONS
+from components.step import PARALLEL
 from pipelines import resources
 from pipelines.resources import Resources
 from prefrestore.stage import STAGES
