@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock bench clean
+.PHONY: help setup run test check format lock bench images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -52,10 +52,14 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/run.lock
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/dev.lock
+	uv pip compile -q --python-version 3.11 --no-header --no-annotate -c requirements/run.lock requirements/data.in -o requirements/data.lock
 
 bench: setup ## run the comparisons in benchmarks/; each prints a table
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+images: ## build the container images data and train; see docker/build.sh for BASE, PREFIX, BUILDER
+	@docker/build.sh
 
 clean: ## remove what stages wrote and caches, but not the environment, the registry or releases
-	rm -rf artifacts reports reports.run.json .checkpoints .dvc/cache .dvc/tmp dvc.lock
+	rm -rf artifacts reports reports.run.json report.html .checkpoints .dvc/cache .dvc/tmp dvc.lock
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from skimage import data
 from prefrestore import artifacts
 from prefrestore.data.pairs import to_tensor
 from prefrestore.faces.dlib_models import face_detector, shape_predictor
+from prefrestore.models.lpips import Lpips
 from prefrestore.rewards.base import References, Reward
+from prefrestore.rewards.clip import ClipReward
 from prefrestore.rewards.faces import FaceReader, IdentityReward, LandmarksReward
+from prefrestore.rewards.lpips import LpipsReward
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork
 from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.rewards.sharpness import SharpnessReward
@@ -77,9 +81,15 @@ def measure(references: References, turns: int) -> dict[str, dict[str, float]]:
     table = {
         reward.name: {"images_a_second": images_a_second(reward, references, turns, shared=True)} for reward in plain
     }
-    for kind in (IdentityReward, LandmarksReward):
-        rates = [images_a_second(kind(FaceReader(1)), references, turns, shared) for shared in (True, False)]
-        table[kind.name] = dict(zip(("images_a_second", "without_memory"), rates, strict=True))
+    vgg = Lpips().eval().requires_grad_(False)  # what weights it has does not change how long it takes
+    makers: dict[str, Callable[[], Reward]] = {
+        "lpips": lambda: LpipsReward(Path("unused"), vgg),
+        "identity": lambda: IdentityReward(FaceReader(1)),
+        "landmarks": lambda: LandmarksReward(FaceReader(1)),
+    }
+    for name, make in makers.items():
+        rates = [images_a_second(make(), references, turns, shared) for shared in (True, False)]
+        table[name] = dict(zip(("images_a_second", "without_memory"), rates, strict=True))
     return table
 
 
@@ -87,11 +97,17 @@ def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=64, help="side of the images, pixels")
+    parser.add_argument("--clip", help="folder or hub id of a CLIP model: measure clip_score as well")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/rewards.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = measure(faces(options.size), options.turns)
+    references = faces(options.size)
+    table = measure(references, options.turns)
+    if options.clip:
+        told = replace(references, texts=["a photograph of a face"] * len(references.texts))
+        rate = images_a_second(ClipReward("clip_score", options.clip), told, options.turns, shared=True)
+        table["clip_score"] = {"images_a_second": rate}
     print(f"{FACES} faces x {GROUP_SIZE} restorations, {options.size} px, one core")
     print(f"{'reward':<12} {'img/s':>10} {'without HQ memory':>18} {'gain':>6}")
     for name, row in table.items():

@@ -7,6 +7,7 @@ import importlib
 import os
 import pkgutil
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -23,16 +24,20 @@ SILENT = {
 """Libraries that would report usage over the network do not, unless the user says otherwise."""
 
 
-PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.ENOTDIR, errno.EROFS})
+PLACE_ERRORS = frozenset({errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EROFS})
 """What the system says where a place cannot be written: the user's to mend, not the program's."""
 
 
 class CommandFolder(click.Group):
-    """A group whose commands are the modules of :mod:`prefrestore.commands`; ``_`` in a file name reads ``-``."""
+    """A group whose commands are the modules of :mod:`prefrestore.commands`; ``_`` in a file name reads ``-``.
+
+    A leading ``_`` marks a module that holds subcommands of another.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names of all commands, sorted."""
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__))
+        names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+        return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module, or return None if there is none of that name."""
@@ -50,27 +55,33 @@ def app() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line on standard error and exit code 2."""
+    """Entry point of the program."""
+    sys.exit(guard(lambda: app.main(prog_name="prefrestore", standalone_mode=False)))
+
+
+def guard(work: Callable[[], object]) -> int:
+    """Run ``work`` and return the exit code; a user's mistake is one line on standard error and exit code 2."""
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     try:
-        code = app.main(prog_name="prefrestore", standalone_mode=False)
+        code = work()
     except UserError as error:
-        _fail(str(error))
+        return _failed(str(error))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(2)
+        return 2
     except click.ClickException as error:
-        _fail(error.format_message())
+        return _failed(error.format_message())
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
-        _fail(f"{error.filename or 'output'}: {error.strerror}: free space or rights there, or choose another place")
+        reason = f"{error.filename or 'output'}: {error.strerror}"
+        return _failed(f"{reason}: free space or rights there, or choose another place")
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 130
+    return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> None:
+def _failed(message: str) -> int:
     click.echo(f"prefrestore: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    return 2

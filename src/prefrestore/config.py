@@ -93,11 +93,13 @@ class ValidateConfig(Section):
 class TokenizerConfig(Section):
     """Image tokenizer: SigLIP2-type ViT encoder and SimVQ codebook (reference-method 1.3)."""
 
+    weights: str | None = Field(description="folder that `prefrestore model convert tokenizer` wrote; null: train")
     image_size: Positive = Field(description="side the encoder sees, pixels")
     patch_size: Positive
     hidden_size: Positive
     layers: Positive
     heads: Positive
+    ffn_size: Positive
     codebook_size: Positive
     code_dim: Positive
     steps: Positive
@@ -194,6 +196,9 @@ class ConditionIdsConfig(Section):
 class PretrainConfig(Section):
     """Stage A of the paper: step 1 (integrator), step 2 (generator, LQ branch, LQ encoder)."""
 
+    weights: str | None = Field(
+        description="Stage-A folder of the published layout, or hub id, to start from; null: random weights"
+    )
     integrator: IntegratorConfig
     generator: GeneratorConfig
     step1: StepConfig
@@ -216,8 +221,15 @@ class PretrainConfig(Section):
     accumulation: Positive = Field(description="parts that each process works on one after another: less memory")
     gradient_checkpointing: bool = Field(description="compute activations again in the backward pass: less memory")
     sampler_steps: Positive = Field(description="default number of sampling steps of the pipeline")
+    guidance: Weight = Field(description="default classifier-free guidance; 1: the condition alone, at half the cost")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     seed: Count
+
+    @model_validator(mode="after")
+    def _null_is_trained(self) -> Self:
+        if self.guidance != 1 and self.step2.condition_dropout == 0:
+            raise ValueError(f"guidance {self.guidance} needs samples without condition: step2.condition_dropout is 0")
+        return self
 
 
 # --- preferences and alignment --------------------------------------------------------------------
@@ -229,6 +241,9 @@ class SampleCandidatesConfig(Section):
     num_faces: Positive = Field(description="training faces to draw candidates for")
     samples: Positive = Field(description="seeds per face and step count")
     step_counts: tuple[Positive, ...] = Field(description="sampling steps to draw with")
+    checkpoints: tuple[str, ...] = Field(
+        description="folders to draw from besides base: policies trained on it, releases, other bases"
+    )
     batch_size: Positive
     seed: Count
 
@@ -240,6 +255,9 @@ class OracleWeights(Section):
     structure: Weight = Field(description="MS-SSIM")
     edges: Weight = Field(description="gradient similarity")
     sharpness: Weight = Field(description="closeness of the high-band energy to that of HQ")
+    colour: Weight = Field(description="closeness of the smoothed chroma to HQ's")
+    texture: Weight = Field(description="similarity of the local contrast to HQ's")
+    low_band: Weight = Field(description="closeness of averages over 4, 8 and 16 pixels to HQ's")
 
 
 class SimulatedAnnotatorConfig(Section):
@@ -253,16 +271,33 @@ class SimulatedAnnotatorConfig(Section):
     weights: OracleWeights
 
 
+class JudgeConfig(Section):
+    """A judge beside the reward: it has faces of its own and, where votes are simulated, an oracle of its own."""
+
+    share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        description="share of the faces set apart for it (0: no judge)"
+    )
+    weights: OracleWeights
+
+
+class JudgesConfig(Section):
+    """Judges that share neither data nor oracle with the reward."""
+
+    validation: JudgeConfig = Field(description="may stop alignment")
+    test: JudgeConfig = Field(description="only the evaluation asks it")
+
+
 class CollectPreferencesConfig(Section):
     """Votes of people, merged with simulated ones."""
 
-    votes: str | None = Field(description="vote store, a folder; null: none")
+    votes: str | None = Field(description="vote store, a folder or s3://BUCKET/PREFIX; null: none")
     simulated: SimulatedAnnotatorConfig
+    judges: JudgesConfig
     seed: Count
 
 
 class TrainRewardConfig(Section):
-    """Preference reward model: an ensemble of small networks, pairwise Bradley-Terry with ties."""
+    """Preference reward model, and the judges beside it: ensembles of networks, pairwise Bradley-Terry with ties."""
 
     width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
     levels: Positive = Field(description="resolutions looked at, from half the image size down")
@@ -271,10 +306,16 @@ class TrainRewardConfig(Section):
     batch_size: Positive = Field(description="pairs per step")
     learning_rate: Rate
     weight_decay: Weight
-    label_smoothing: Share = Field(description="share of each label that goes evenly to all outcomes")
+    label_smoothing: Share | Literal["agreement"] = Field(
+        description="share of each label that goes evenly to all outcomes; agreement: what the annotators' own implies"
+    )
     corrupted: Share = Field(description="pairs of a candidate and its spoilt copy, as a share of the batch")
     held_out: Share = Field(description="share of faces kept out for the accuracy figure")
     weights: Mapping[str, float] = Field(description="composite reward: weight of each named reward")
+    lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes, for the reward lpips")
+    clip_models: Mapping[Literal["clip_score", "pick_score"], str] = Field(
+        description="folder or hub id of the model of these rewards; read when a weight names one"
+    )
     measured: Positive = Field(description="candidates on which the composite's reference statistics are measured")
     workers: Workers = Field(description="processes for face analysis")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
@@ -296,7 +337,8 @@ class GuardConfig(Section):
     samples: Annotated[int, Field(ge=2)] = Field(description="seeds per held-out face")
     patience: Positive = Field(description="looks in a row below a margin after which the run ends")
     margins: Mapping[str, Weight] = Field(
-        description="how far a metric may fall below base's: identity, structure, psnr or sharpness (share of HQ's)"
+        description="how far a metric may fall below base's: identity, structure, psnr, sharpness (share of HQ's) or "
+        "judge (the validation judge, log-odds)"
     )
 
 
@@ -368,6 +410,7 @@ class EvaluateConfig(Section):
     batch_size: Positive = Field(description="fixed batch shape, so that bytes repeat")
     bootstrap: Positive = Field(description="resamples of the confidence intervals")
     confidence: Share = Field(description="confidence of the two-sided intervals")
+    lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes; null: not measured")
     margins: Mapping[str, Weight] = Field(description="by metric: a loss up to this is 'not worse' (0 if not named)")
     faces_shown: Positive = Field(description="faces in the report's grid")
     workers: Workers = Field(description="processes for face analysis")
@@ -383,10 +426,28 @@ class GateRule(Section):
     margin: Weight = Field(description="improve: by more than this; not_worse: by no more than this; metric's unit")
 
 
+class GateLimit(Section):
+    """A number of the policy itself, such as its cost or how well its uncertainty ranks errors."""
+
+    number: str = Field(description="FILE.KEY.KEY into the JSON files of metrics, e.g. cost.flops_per_face")
+    role: Literal["at_least", "at_most", "watch"]
+    limit: float = Field(description="of an estimate, the unfavourable end of its interval must keep to it")
+
+
+class GateBands(Section):
+    """Groups of people that the policy must not serve worse than base does (paired gains within each group)."""
+
+    kinds: tuple[str, ...] = Field(description="kinds of groups in groups.json, e.g. skin tone")
+    margins: Mapping[str, Weight] = Field(description="by metric: the largest loss that a group may have")
+    min_faces: Positive = Field(description="smaller groups are watched only")
+
+
 class GateConfig(Section):
     """Rules that decide whether the policy may be published."""
 
     rules: tuple[GateRule, ...]
+    limits: tuple[GateLimit, ...]
+    bands: GateBands
     confidence: Share = Field(description="confidence of the two-sided intervals")
     bootstrap: Positive = Field(description="resamples of the confidence intervals")
     seed: Count
@@ -396,8 +457,9 @@ class PublishConfig(Section):
     """Where releases go."""
 
     registry: Address = Field(description="MLflow tracking URI")
-    store: Address = Field(description="release store, a folder")
+    store: Address = Field(description="release store, a folder or s3://BUCKET/PREFIX")
     model: str
+    licence: str = Field(description="licence of the released weights, as the hub names it (apache-2.0, other, ...)")
 
 
 class Config(Section):

@@ -15,6 +15,8 @@ from prefrestore.stage import ARTIFACTS, STAGES, Stage
 
 PACKAGE = Path(__file__).parent
 HEADER = "# Written by `prefrestore pipeline dvc --write` from the stage table (stage.py). Do not edit.\n"
+CURVES = (("codec", "loss"), ("baseline", "loss"), ("base", "loss"), ("reward", "loss"))
+"""Artifacts whose training curve DVC draws, and which value of it."""
 # Declarations, plumbing and progress bars: they cannot change what a stage computes from its inputs and its section.
 WITHOUT_EFFECT = frozenset(
     {"", "config", "errors", "stage", "runtime", "runtime.progress", "runtime.provenance", "stages"}
@@ -24,8 +26,21 @@ WITHOUT_EFFECT = frozenset(
 def render(config: Config) -> str:
     """Return the text of ``dvc.yaml``; ``config`` adds the outside data that its sections name."""
     stages = {row.name: _entry(row, config) for row in STAGES.values()}
-    whole = {"stages": stages, "metrics": [f"{ARTIFACTS['metrics'].path}/metrics.json"]}
+    whole = {"stages": stages, "metrics": [f"{ARTIFACTS['metrics'].path}/metrics.json"], "plots": plots()}
     return HEADER + yaml.safe_dump(whole, sort_keys=False, width=120)
+
+
+def plots() -> list[dict[str, Any]]:
+    """Return what ``dvc plots`` draws: training curves, gains over base, calibration of uncertainty."""
+    curves = [
+        {f"{name}: {value}": {"x": "step", "y": {f"{ARTIFACTS[name].path}/history.json": value}}}
+        for name, value in CURVES
+    ]
+    folder = ARTIFACTS["metrics"].path
+    gains = {f"{folder}/gains.json": {"x": "gain_by_half_interval", "y": "metric", "template": "bar_horizontal"}}
+    aligned = {f"{folder}/policy_reward.json": {"x": "step", "y": "reward_total"}}
+    reliability = {f"{folder}/reliability.json": {"x": "estimated_error", "y": "true_error"}}
+    return [*curves, aligned, gains, reliability]
 
 
 def write(target: Path, config: Config) -> bool:
@@ -56,7 +71,8 @@ def sources(row: Stage, config: Config) -> list[str]:
     """Return the files and folders outside the graph that a stage's section names."""
     section = next(value for value in vars(config).values() if isinstance(value, row.section))
     values = [getattr(section, key) for key in row.sources]
-    return [value for value in values if value and Path(value).exists()]
+    places = [place for value in values for place in ([value] if isinstance(value, str) else value or ())]
+    return [place for place in places if place and Path(place).exists()]
 
 
 def code(row: Stage) -> list[str]:

@@ -19,7 +19,7 @@ from prefrestore import artifacts, config
 from prefrestore.config import Section
 from prefrestore.errors import UserError
 from prefrestore.runtime.distributed import is_writer
-from prefrestore.runtime.provenance import git_commit
+from prefrestore.runtime.provenance import accelerators_used, git_commit
 
 Kind = Literal["Dataset", "Model", "Metrics", "HTML", "Artifact"]
 Device = Literal["cpu", "gpu"]
@@ -102,6 +102,7 @@ STAGES: Mapping[str, Stage] = {
             ("candidates",),
             "gpu",
             "draw restorations to compare",
+            ("checkpoints",),
         ),
         Stage(
             "collect_preferences",
@@ -119,6 +120,7 @@ STAGES: Mapping[str, Stage] = {
             ("reward",),
             "gpu",
             "learn the reward from preferences",
+            ("lpips_weights",),
         ),
         Stage("align", config.AlignConfig, ("pairs", "base", "reward"), ("policy",), "gpu", "align by DiffusionNFT"),
         Stage("fetch_champion", config.FetchChampionConfig, (), ("champion",), "cpu", "fetch the pinned champion"),
@@ -129,6 +131,7 @@ STAGES: Mapping[str, Stage] = {
             ("metrics", "report"),
             "gpu",
             "measure and report",
+            ("lpips_weights",),
         ),
         Stage("gate", config.GateConfig, ("metrics",), ("verdict",), "cpu", "decide whether to publish"),
         Stage(
@@ -189,14 +192,22 @@ def _input_digest(stage: Stage, name: str, path: Path) -> str:
 
 def _write_run_record(stage: Stage, output: Path, seconds: float) -> None:
     """Write what is volatile beside the output, where no hash sees it."""
+    record = {"stage": stage.name, **cost_of_process(seconds), "git_commit": git_commit(), "host": platform.node()}
+    record["processors"] = os.cpu_count()
+    run_record(output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def run_record(output: Path) -> Path:
+    """Return where the record of the run that wrote an output lies."""
+    return output.with_name(f"{output.name}.run.json")
+
+
+def cost_of_process(seconds: float) -> dict[str, float]:
+    """Return what this process and its children have used so far, ``seconds`` being its time on the clock."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    record = {
-        "stage": stage.name,
+    return {
         "wall_seconds": round(seconds, 3),
         "processor_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages), 3),
         "peak_memory_mib": round(max(usage.ru_maxrss for usage in usages) / 1024, 1),
-        "git_commit": git_commit(),
-        "host": platform.node(),
-        "processors": os.cpu_count(),
+        "accelerator_seconds": round(seconds * accelerators_used(), 3),
     }
-    output.with_name(f"{output.name}.run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from prefrestore.commands import stage as stage_commands
 from prefrestore.errors import UserError
 from prefrestore.stage import ARTIFACTS, STAGES
 
-PRESETS = ("smoke", "tiny", "portrait", "full")
+PRESETS = ("smoke", "tiny", "portrait", "full", "bench")
 ORDER = list(STAGES)
 
 

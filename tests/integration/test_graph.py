@@ -5,6 +5,7 @@ One finished graph is made once and shared; nothing here writes to the repositor
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -137,8 +138,20 @@ def test_report_is_one_file_without_outside_parts(graph: Path) -> None:
 
 def test_summary_names_the_metrics_and_the_report(graph: Path) -> None:
     text = _run(graph, "prefrestore", "report")
-    for word in ("PSNR", "Identity", "verdict:", "release:", str(graph / "artifacts" / "report" / "report.html")):
+    for word in ("PSNR", "Identity", "verdict:", "release:", str(graph / "report.html")):
         assert word in text
+    page = (graph / "report.html").read_text(encoding="utf-8")
+    verdict = artifacts.read_json(graph / "artifacts" / "verdict" / "verdict.json")["sentence"]
+    assert html.escape(verdict) in page
+    assert all(f">{name.replace('_', ' ')}</th>" in page.split('id="cost"')[1] for name in STAGES)
+
+
+def test_dvc_draws_every_plot(graph: Path) -> None:
+    drawn = json.loads(_run(graph, "dvc", "plots", "show", "--json"))
+    assert "errors" not in drawn
+    declared = yaml.safe_load((graph / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    assert len(drawn["data"]) == len(declared) == 7
+    assert all(len(figures) == 1 for figures in drawn["data"].values())
 
 
 def test_second_run_does_nothing(graph: Path) -> None:

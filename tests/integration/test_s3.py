@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import boto3
 import numpy as np
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from prefrestore import artifacts, configfile
 from prefrestore.data.images import encode_png
 from prefrestore.data.pairs import load_faces
+from prefrestore.data.preferences import Judgement, pair_id
+from prefrestore.data.vote_store import append, compact, read
 from prefrestore.errors import UserError
 from prefrestore.runtime import storage
 from prefrestore.stage import STAGES, execute
@@ -30,25 +32,9 @@ from prefrestore.stage import STAGES, execute
 BUCKET = "faces"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
-
-
 @pytest.fixture
-def s3(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PREFRESTORE_CACHE": str(tmp_path / "cache"),
-    }
-    for name, value in settings.items():
+def s3(s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, value in {**s3_environment, "PREFRESTORE_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     storage.forget_client()
     client = boto3.client("s3")
@@ -142,12 +128,12 @@ def test_wrong_or_missing_credentials_and_no_server_are_one_line(s3: Any, monkey
 
 
 class Cutting:
-    """A proxy before S3 that cuts its first answers to object requests after some bytes."""
+    """A proxy before S3 that cuts its first answers to object requests after some bytes, and counts what it passes."""
 
     def __init__(self, target: str, cuts: int, after: int) -> None:
         self._target = target.removeprefix("http://").split(":")
         self.cuts, self.after = cuts, after
-        self.served = 0
+        self.passed = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -171,28 +157,30 @@ class Cutting:
             upstream.sendall(head + b"\r\nConnection: close\r\n" + rest)
             sent = 0
             while data := upstream.recv(65536):
-                if cut and sent + len(data) > self.after:
-                    client.sendall(data[: self.after - sent])
-                    return
+                data = data[: self.after - sent] if cut else data
                 client.sendall(data)
                 sent += len(data)
+                self.passed += len(data)
+                if cut and sent == self.after:
+                    return
 
     def close(self) -> None:
         self._listener.close()
 
 
 def test_a_cut_download_goes_on_where_it_stopped(
-    s3: Any, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = np.random.default_rng(0).bytes(3_000_000)
     s3.put_object(Bucket=BUCKET, Key="big.tar", Body=body)
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0)
-    proxy = Cutting(server, cuts=4, after=700_000)
+    proxy = Cutting(s3_server, cuts=4, after=700_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     storage.forget_client()
     remote = storage.list_objects(f"s3://{BUCKET}/big")[0]
     path = storage.download(remote)
     assert path.read_bytes() == body
+    assert proxy.passed < 1.05 * len(body)  # nothing came twice
     path.unlink()
 
     proxy.cuts = 1000
@@ -202,9 +190,34 @@ def test_a_cut_download_goes_on_where_it_stopped(
     partial = next((tmp_path / "cache").glob("*.part"))
     done = partial.stat().st_size
     assert 0 < done < len(body)
-    proxy.cuts = 0
+    proxy.cuts = proxy.passed = 0
     path = storage.download(remote)
     assert path.read_bytes() == body
+    assert proxy.passed < 1.05 * (len(body) - done)
+    proxy.close()
+
+
+def test_a_cut_ingest_leaves_nothing_and_goes_on(
+    repository: Path, s3: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [png(number) for number in range(40)]
+    shard = pd.DataFrame({"image": images, "license": ["CC0-1.0"] * len(images)}).to_parquet()
+    s3.put_object(Bucket=BUCKET, Key="set/part.parquet", Body=shard)
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0)
+    proxy = Cutting(s3_server, cuts=1000, after=len(shard) // 12)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    storage.forget_client()
+    how = {"split": "hash", "eval_share": 0.3}
+    with pytest.raises(UserError, match=r"set/part.parquet: the connection was cut 7 times.*goes on from there"):
+        ingest(repository, tmp_path / "faces", f"s3://{BUCKET}/set", **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    proxy.cuts = proxy.passed = 0
+    folder = ingest(repository, tmp_path / "faces", f"s3://{BUCKET}/set", **how)
+    assert proxy.passed < 0.7 * len(shard)
+    table = pd.concat(pd.read_parquet(path) for path in sorted(folder.glob("faces-*.parquet")))
+    assert len(table) == len(images)
+    assert set(table["licence"]) == {"CC0-1.0"}
+    assert list((tmp_path / "cache").iterdir()) == []
     proxy.close()
 
 
@@ -222,30 +235,83 @@ def test_what_arrives_is_what_was_promised(s3: Any, tmp_path: Path) -> None:
     assert storage.download(storage.list_objects(f"s3://{BUCKET}/empty")[0]).read_bytes() == b""
 
 
-def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, server: str, tmp_path: Path) -> None:  # noqa: ARG001
-    project = tmp_path / "project"
-    source = tmp_path / "source"
-    project.mkdir()
-    for number in range(6):
-        path = source / ("val" if number < 2 else "train") / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(number))
-    faces = ingest(repository, project / "faces", str(source), source="folder")
-    version = artifacts.digest(faces)
+def test_dvc_pushes_and_pulls_a_data_version(repository: Path, s3: Any, s3_server: str, tmp_path: Path) -> None:  # noqa: ARG001
+    """A machine pushes two versions; another, which has only the pointer files, pulls either."""
+    here, there, source = (tmp_path / name for name in ("here", "there", "source"))
 
-    def dvc(*arguments: str) -> None:
-        command = [sys.executable, "-m", "dvc", *arguments]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    def dvc(folder: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "dvc", *arguments, "--quiet"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    dvc("init", "--no-scm", "--quiet")
-    dvc("remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
-    dvc("remote", "modify", "store", "endpointurl", server)
-    dvc("add", "--quiet", "faces")
-    dvc("push", "--quiet")
-    for folder in (faces, project / ".dvc" / "cache"):
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
-    assert not faces.exists()
-    dvc("pull", "--quiet")
-    assert artifacts.digest(faces) == version
-    assert load_faces(faces, "train").ids == ("train-2", "train-3", "train-4", "train-5")
+    for project in (here, there):
+        project.mkdir()
+        dvc(project, "init", "--no-scm")
+    dvc(here, "remote", "add", "--default", "store", f"s3://{BUCKET}/dvc")
+    dvc(here, "remote", "modify", "store", "endpointurl", s3_server)
+    shutil.copy(here / ".dvc" / "config", there / ".dvc" / "config")
+    versions = []
+    for count in (6, 8):
+        for number in range(count):
+            path = source / ("val" if number < 2 else "train") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(number))
+        faces = ingest(repository, here / "faces", str(source), source="folder")
+        dvc(here, "add", "faces")
+        dvc(here, "push")
+        versions.append((artifacts.digest(faces), (here / "faces.dvc").read_bytes(), count))
+    for version, pointer, count in versions[::-1]:
+        (there / "faces.dvc").write_bytes(pointer)
+        dvc(there, "pull")
+        assert artifacts.digest(there / "faces") == version
+        assert load_faces(there / "faces", "train").ids == tuple(f"train-{number}" for number in range(2, count))
+
+
+def vote(number: int, choice: str = "a") -> Judgement:
+    a, b = f"{number:064x}", f"{number + 1:064x}"
+    shown = {"lq_id": "face/0", "lq_digest": "0", "digest_a": a, "digest_b": b, "pair_id": pair_id("0", a, b)}
+    drawn = {"model_a": "m", "model_b": "m", "seed_a": 0, "seed_b": 1}
+    asked = {"annotator": "ann", "repeat": 0, "source": "human", "instruction": "?", "tool_version": "0"}
+    return Judgement(**shown, **drawn, **asked, choice=choice, time="2026-01-02T03:04:05Z")
+
+
+def test_votes_in_s3_are_put_once_read_after_a_watermark_and_compacted(s3: Any) -> None:
+    store = f"s3://{BUCKET}/team/votes"
+    append(store, [vote(1)])
+    append(store, [vote(1)])
+    seen = read(store)
+    assert len(seen.shards) == 1
+    append(store, [vote(2)])
+    append(store, [vote(3)])
+    assert sorted(row.digest_a for row in read(store, seen.shards).judgements) == [vote(n).digest_a for n in (2, 3)]
+    name = f"team/votes/{seen.shards[0]}"
+    s3.put_object(Bucket=BUCKET, Key=name, Body=b"torn")
+    assert [row.name for row in read(store).rejected] == list(seen.shards)
+    assert compact(store) == 2
+    assert sorted(row.digest_a for row in read(store).judgements) == [vote(n).digest_a for n in (2, 3)]
+
+
+def test_writers_of_votes_in_s3_do_not_disturb_each_other(s3: Any) -> None:  # noqa: ARG001  the bucket
+    store = f"s3://{BUCKET}/votes"
+    shares = [range(0, 12), range(8, 20), range(4, 16)]
+    threads = [
+        threading.Thread(target=lambda rows=rows: [append(store, [vote(row)]) for row in rows]) for rows in shares
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    votes = read(store)
+    assert sorted(row.digest_a for row in votes.judgements) == [vote(number).digest_a for number in range(20)]
+    assert len(votes.shards) == 20
+    assert not votes.rejected
+
+
+def test_a_vote_store_in_a_missing_bucket_or_without_a_bucket_is_the_users_mistake(s3: Any) -> None:  # noqa: ARG001
+    with pytest.raises(UserError, match="no such bucket"):
+        read("s3://nowhere/votes")
+    with pytest.raises(UserError, match="no such bucket"):
+        append("s3://nowhere/votes", [vote(1)])
+    with pytest.raises(UserError, match="is no S3 address"):
+        read("s3://")
+    assert read(f"s3://{BUCKET}/empty").judgements == ()

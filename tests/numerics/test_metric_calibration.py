@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,10 @@ from prefrestore.evaluation.calibration import fit_calibration
 from prefrestore.evaluation.distributions import frechet_distance, kernel_distance, set_distance
 from prefrestore.evaluation.niqe import fit_asymmetric, fit_natural_model, niqe
 from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread, spread_map
+from prefrestore.faces.analysis import analyse_one
+from prefrestore.faces.dlib_models import face_detector, shape_predictor
+from prefrestore.faces.identity import identity_angle, identity_similarity
+from prefrestore.faces.landmarks import landmark_distance
 from prefrestore.rewards import structure
 
 
@@ -75,6 +80,37 @@ def test_sharpness_is_one_for_hq_and_falls_with_blur(photograph: np.ndarray, blu
     assert metrics.sharpness(photograph, energy) == 1
     assert metrics.sharpness(blurred, energy) < 0.05
     assert np.isnan(metrics.sharpness(blurred, 0.0))
+
+
+RECORDED = {
+    "psnr": (25.345394, 1e-4),
+    "ssim": (0.796939, 1e-4),
+    "ms_ssim": (0.954262, 1e-4),
+    "sharpness": (0.000588246, 1e-5),
+    "identity_similarity": (0.75274, 0.002),
+    "identity_angle": (15.2524, 0.1),
+    "landmark_distance": (1.43691, 0.02),
+}
+"""A photograph blurred by a Gaussian of 2 px, as of 2026-11; the tolerances allow for other processors."""
+
+
+def test_recorded_values(photograph: np.ndarray) -> None:
+    """A library that changes its mind shows here, and a change of ours that was not meant."""
+    hq = np.ascontiguousarray(photograph)
+    blurred = cv2.GaussianBlur(hq, (0, 0), 2)
+    shape = shape_predictor()(hq, face_detector()(hq, 1)[0])
+    points = np.array([(point.x, point.y) for point in shape.parts()], np.float32)
+    (embedding, seen), (hq_embedding, hq_seen) = (analyse_one(image, points) for image in (blurred, hq))
+    found = {
+        "psnr": metrics.psnr(blurred, hq),
+        "ssim": metrics.ssim(blurred, hq),
+        "ms_ssim": metrics.ms_ssim(blurred, hq),
+        "sharpness": metrics.sharpness(blurred, metrics.high_band_energy(hq)),
+        "identity_similarity": float(identity_similarity(embedding, hq_embedding)),
+        "identity_angle": float(identity_angle(embedding, hq_embedding)),
+        "landmark_distance": float(landmark_distance(seen[None], hq_seen[None])[0]),
+    }
+    assert found == {name: pytest.approx(value, abs=tolerance) for name, (value, tolerance) in RECORDED.items()}
 
 
 def test_spread_is_the_standard_deviation_over_seeds() -> None:

@@ -15,6 +15,7 @@ from prefrestore.reward_model.bradley_terry import (
     preference_loss,
     reliability,
     smooth_targets,
+    smoothing_from_agreement,
 )
 from prefrestore.rewards.composite import CompositeReward, Part, count_nan, standardise_in_groups
 from prefrestore.rewards.faces import FaceReader
@@ -150,7 +151,7 @@ def test_perfect_restoration_is_the_best_in_every_quality() -> None:
     blurred = torch.nn.functional.avg_pool2d(hq, 3, stride=1, padding=1, count_include_pad=False)
     noisy = (hq + 0.1 * torch.randn(hq.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     measured = qualities(torch.cat([hq, blurred, noisy]), hq.expand(3, -1, -1, -1))
-    assert set(measured) == {"psnr", "structure", "edges", "sharpness"}
+    assert set(measured) == {"psnr", "structure", "edges", "sharpness", "colour", "texture", "low_band"}
     for values in measured.values():
         assert values[0] > values[1:].max()
 
@@ -182,3 +183,17 @@ def test_pairs_are_distinct_within_groups_and_spread_evenly() -> None:
     assert len({frozenset((pair.a, pair.b)) for pair in everything}) == len(everything) == 9
     assert everything[:6] == showings
     assert {pair.a < pair.b for pair in draw_pairs(["x"] * 9, 36, seed=0)} == {True, False}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_smoothing_is_recovered_from_how_far_noisy_judges_agree(smoothing: float) -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 200_000)
+    votes = [np.where(random.random(len(truth)) < smoothing, random.integers(0, 3, len(truth)), truth) for _ in "ab"]
+    share = float((votes[0] == votes[1]).mean())
+    assert smoothing_from_agreement(share, len(truth)) == pytest.approx(smoothing, abs=0.01)
+
+
+def test_few_couples_or_none_give_the_usual_smoothing() -> None:
+    assert smoothing_from_agreement(float("nan"), 0) == smoothing_from_agreement(0.2, 3) == 0.05
+    assert smoothing_from_agreement(0.1, 100) == 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,26 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from skimage import data as skimage_data
 
 from prefrestore import artifacts, configfile
+from prefrestore.commands.degrade import command as degrade_command
 from prefrestore.config import Config
 from prefrestore.data.degradation import degrade
 from prefrestore.data.expectations import run_checks
 from prefrestore.data.images import encode_png
 from prefrestore.data.pairing import merge_pairs
 from prefrestore.data.pairs import load_faces, load_pairs, to_tensor, to_uint8
+from prefrestore.data.tables import REJECTED_SCHEMA, Rejection, write_rows, write_shards
 from prefrestore.data.validation import checks_of, drift_checks, drift_table, statistics, tables_of
 from prefrestore.errors import UserError
 from prefrestore.faces import extraction
 from prefrestore.stage import STAGES, execute
 
 NUM_TRAIN, NUM_EVAL = 20, 6
+Program = Callable[..., subprocess.CompletedProcess[str]]
 MANY = 70  # enough for a pool of processes to start
 
 
@@ -157,6 +162,39 @@ def test_parts_merge_to_the_whole(base: Config, faces: Path, pairs: Path, tmp_pa
         merge_pairs([*parts[:2], other], tmp_path / "nowhere")
 
 
+def test_parts_made_and_merged_by_the_program_are_the_whole(
+    base: Config, faces: Path, pairs: Path, tmp_path: Path, program: Program
+) -> None:
+    for index in (1, 0):  # the order of work does not matter
+        section = base.degrade.model_copy(update={"shard_index": index, "shard_count": 2}).model_dump_json()
+        ports = ["--faces", faces, "--pairs", tmp_path / f"part{index}"]
+        done = program("stage", "degrade", "--section", section, *ports, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = program("merge", "part1", "part0", "--output", "whole", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert artifacts.digest(tmp_path / "whole") == artifacts.digest(pairs)
+
+
+def test_tables_are_written_as_they_come_and_bytes_do_not_tell(tmp_path: Path) -> None:
+    """Shards hold the rows they should; a table's bytes are the same from a list and from a generator."""
+    rows = [Rejection(f"{number:04d}", "x" * (number % 7)) for number in range(150)]
+    write_rows(tmp_path / "list.parquet", REJECTED_SCHEMA, rows)
+    written = []
+
+    def watched() -> Iterator[Rejection]:
+        for number, row in enumerate(rows):
+            written.append((tmp_path / "lazy.parquet").stat().st_size if number == 149 else 0)
+            yield row
+
+    write_rows(tmp_path / "lazy.parquet", REJECTED_SCHEMA, watched())
+    assert (tmp_path / "lazy.parquet").read_bytes() == (tmp_path / "list.parquet").read_bytes()
+    assert written[-1] > 100  # groups were on disk before the last row was asked for
+    write_shards(tmp_path, "part", REJECTED_SCHEMA, iter(rows), 70)  # type: ignore[arg-type]
+    paths = sorted(tmp_path.glob("part-*.parquet"))
+    assert [pq.read_metadata(path).num_rows for path in paths] == [70, 70, 10]
+    assert [name for path in paths for name in pd.read_parquet(path)["name"]] == [row.name for row in rows]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -253,6 +291,22 @@ def test_hostile_files_are_taken_rightly_or_set_aside_with_a_reason(
     assert told == {name: reason for name, reason in fate.items() if reason}
 
 
+def test_degrade_command_tells_what_became_of_every_hostile_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fate = hostile_folder(tmp_path / "source")
+    lock(tmp_path / "source" / "train" / "locked.png", monkeypatch)
+    arguments = [str(tmp_path / "source"), str(tmp_path / "lq")]
+    done = CliRunner().invoke(degrade_command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    bad = {name: reason for name, reason in fate.items() if reason and "copy" not in reason}
+    told = {line for line in done.stderr.splitlines() if line.startswith("set aside")}
+    assert told == {f"set aside: train/{name}: {reason}" for name, reason in bad.items()}
+    assert len(list((tmp_path / "lq").rglob("*.png"))) == len(list((tmp_path / "lq").rglob("*.json")))
+    assert len(list((tmp_path / "lq").rglob("*.png"))) == len(fate) - len(bad) + 4
+    assert f"{len(bad)} set aside" in done.stdout
+
+
 def lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the right to read; for root, who may read everything, pretend."""
     path.chmod(0)
@@ -315,6 +369,7 @@ def test_report_is_one_file_and_always_the_same(base: Config, pairs: Path, tmp_p
     assert "src=" not in page
     assert "href=" not in page
     assert json.loads((once / "results.json").read_text())["success"] is True
+    assert "width=device-width" in page
     assert f"{NUM_TRAIN} training and {NUM_EVAL} evaluation faces" in page
 
 
@@ -389,6 +444,29 @@ def test_drift_is_measured_against_a_pinned_reference(base: Config, pairs: Path,
         run(base, "validate", outputs, reference=str(path), reference_digest="0" * 64)
     with pytest.raises(UserError, match="does not exist"):
         run(base, "validate", outputs, reference=str(tmp_path / "no.json"), reference_digest="")
+
+
+def test_drift_from_the_pinned_reference_stops_the_graph(base: Config, pairs: Path, tmp_path: Path) -> None:
+    reference = run(base, "validate", {"pairs": pairs, "data_report": tmp_path / "first"}) / "reference.json"
+
+    def pinned(name: str) -> Path:
+        chosen = {"reference": str(reference), "reference_digest": artifacts.file_digest(reference)}
+        return run(base, "validate", {"pairs": pairs, "data_report": tmp_path / name}, **chosen)
+
+    found = {row["name"]: row["success"] for row in artifacts.read_json(pinned("same") / "results.json")["outcomes"]}
+    assert found["no number has drifted"]
+    assert found["every number can be compared"]
+    numbers = artifacts.read_json(reference)
+    numbers["faces"]["sharpness"] = [3 * value for value in numbers["faces"]["sharpness"]]
+    del numbers["faces"]["leak_distance"]
+    artifacts.write_json(reference, numbers)
+    told = (
+        r"failed: every number can be compared.*faces: leak_distance.*"
+        "also failed: no number has drifted: mend the data"
+    )
+    with pytest.raises(UserError, match=told):
+        pinned("moved")
+    assert not (tmp_path / "moved").exists()
 
 
 def test_parquet_source_flows_through(base: Config, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from prefrestore.commands import merge as merge_module
 from prefrestore.data.degradation import degrade
 from prefrestore.data.images import decode
 from prefrestore.data.operations import DegradationRecord
+from prefrestore.data.recipes import draw_record, recipes
+from prefrestore.data.sheet import CELL, GAP, HEADER, LABEL, PAPER, SAMPLES
 from prefrestore.errors import UserError
 
 
@@ -66,16 +68,48 @@ def test_a_folder_keeps_its_names_and_sets_bad_files_aside(tmp_path: Path) -> No
         (("a.png", "a.png"), "exists already"),
         (("a.png", "out.png", "--recipe", "mud"), "recipe 'mud' is unknown"),
         (("text.png", "out.png"), "no image could be read"),
+        (("a.png", "a.png", "--force"), "is the source itself"),
+        (("a.png", "b.png"), "b.json exists already"),
+        (("folder", "folder/out"), "lies in folder: results would be taken for images"),
+        (("a.png", "text.png/out.png"), "text.png/out.png: cannot be written"),
+        (("text.png", "sheet.png", "--sheet"), "text.png: not an image of a known format"),
+        (("a.png", "sheet.png", "--sheet", "--recipe", "lrpo"), "leave out --recipe"),
+        (("a.png", "a.png", "--sheet", "--force"), "is the source itself"),
     ],
 )
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str) -> None:
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "a.png")
+    picture(tmp_path / "folder" / "c.png")
     (tmp_path / "text.png").write_text("no image")
-    before = sorted(tmp_path.iterdir())
+    (tmp_path / "b.json").write_text("{}")
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(UserError, match=message):
         call(*arguments)
-    assert sorted(tmp_path.iterdir()) == before
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_sheet_shows_every_recipe_at_three_severities(tmp_path: Path) -> None:
+    """The cells are the image and what the recipes make of it; a recipe of one severity leaves the others white."""
+    source = picture(tmp_path / "a.png", width=160, height=160)
+    call(source, tmp_path / "sheet.png", "--sheet", "--seed", "2")
+    sheet, hq = decode((tmp_path / "sheet.png").read_bytes()), decode(source.read_bytes())
+
+    def cell(row: int, column: int) -> np.ndarray:
+        top, left = HEADER + row * (160 + GAP), LABEL + column * (CELL + GAP)
+        return sheet[top : top + 160, left : left + CELL]
+
+    for row, (name, recipe) in enumerate(recipes().items()):
+        np.testing.assert_array_equal(cell(row, 0), hq)
+        for place, severity in enumerate(("mild", "moderate", "severe")):
+            for sample in range(SAMPLES):
+                found = cell(row, 1 + place * SAMPLES + sample)
+                if recipe.severity in {"any", severity}:
+                    record = draw_record(recipe, 160, 2, f"sheet-{sample}", severity)  # type: ignore[arg-type]
+                    np.testing.assert_array_equal(found, degrade(hq, record), err_msg=name)
+                else:
+                    assert (found == PAPER).all()
+    assert sheet.shape[0] == HEADER + len(recipes()) * (160 + GAP)
 
 
 def test_recipes_are_listed_with_their_sources() -> None:

@@ -10,13 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
 from prefrestore import artifacts, configfile
+from prefrestore.commands import evaluate as evaluate_command
+from prefrestore.commands import restore as restore_command
+from prefrestore.data.images import decode_png, encode_png
 from prefrestore.data.pairing import Pairing, make_pairs, write_pairs
 from prefrestore.data.pairs import load_pairs, to_tensor
 from prefrestore.data.tables import COUNTS, FACE_SCHEMA, write_rows
 from prefrestore.errors import UserError
 from prefrestore.evaluation.columns import Sampling, all_columns, champion_columns
+from prefrestore.evaluation.restorer import load_calibration, uncertainty_picture
 from prefrestore.evaluation.table import PER_SAMPLE
 from prefrestore.faces.intake import portrait
 from prefrestore.models.adapters import add_roles, role_tensors, save_policy
@@ -70,6 +76,7 @@ def _write_pairs(folder: Path) -> None:
     how = Pairing("pref_restore", "pref_restore", 1, 0)
     write_pairs(shard, folder, [pair for face in faces for pair in make_pairs(face, how)])
     artifacts.write_json(folder / COUNTS, {"train": 0, "eval": FACES, "rejected": 0, "reasons": {}})
+    artifacts.write_manifest(folder, artifacts.Manifest("pairs", "degrade", {"recipe": "pref_restore"}, {}))
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +167,85 @@ def test_pairs_of_another_size_are_the_users_mistake(inputs: dict[str, Path]) ->
 
 def test_no_champion_gives_no_column(inputs: dict[str, Path]) -> None:
     assert champion_columns(inputs["champion"], load_pairs(inputs["pairs"], "eval"), SAMPLING) == []
+
+
+# --- outside the graph ----------------------------------------------------------------------------
+
+
+def _arguments(*values: str | Path) -> list[str]:
+    return [str(value) for value in values]
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A folder of three pictures: two squares, one of another size than the model's, and one that is no square."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number, side in ((0, SIZE), (1, 2 * SIZE)):
+        (folder / f"{number}.png").write_bytes(portrait((number, "eval"), side, 0).faces[0].image)
+    Image.new("RGB", (40, 30)).save(folder / "wide.png")
+    return folder
+
+
+def test_restore_repeats_its_bytes_whatever_else_is_there(inputs: dict[str, Path], faces: Path, tmp_path: Path) -> None:
+    model, out = inputs["base"].parent, tmp_path / "out"
+    done = CliRunner().invoke(restore_command.command, _arguments(faces, out, "--model", model, "--steps", 2))
+    assert done.exit_code == 0, done.output
+    assert "2 written" in done.output
+    assert "wide.png: not square (40 x 30 px)" in done.output
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png"]
+    assert decode_png((out / "1.png").read_bytes()).shape == (SIZE, SIZE, 3)
+    alone = tmp_path / "alone.png"
+    CliRunner().invoke(restore_command.command, _arguments(faces / "0.png", alone, "--model", model, "--steps", 2))
+    assert alone.read_bytes() == (out / "0.png").read_bytes()
+    again = CliRunner().invoke(restore_command.command, _arguments(faces / "0.png", alone, "--model", model))
+    assert isinstance(again.exception, UserError)  # it stands there already
+
+
+def test_restore_paints_where_it_guessed(inputs: dict[str, Path], faces: Path, tmp_path: Path) -> None:
+    options = ["--model", inputs["base"].parent, "--steps", 2, "--uncertainty", "--samples", 3]
+    arguments = _arguments(faces / "0.png", tmp_path / "a.png", *options)
+    done = CliRunner().invoke(restore_command.command, arguments)
+    assert done.exit_code == 0, done.output
+    assert "red shows the samples' spread" in done.output
+    assert decode_png((tmp_path / "a.uncertainty.png").read_bytes()).shape == (SIZE, SIZE, 3)
+
+
+def test_the_picture_of_uncertainty_uses_the_releases_calibration(tmp_path: Path) -> None:
+    samples = np.full((2, 16, 16, 3), 128, np.uint8)
+    samples[1, :, 8:] += 20  # the right half is uncertain
+    plain = uncertainty_picture(samples, None).astype(int)
+    assert (plain[:, 0, 0] - plain[:, 0, 2]).max() == 0
+    assert (plain[:, -1, 0] - plain[:, -1, 2]).min() > 5
+    (tmp_path / "metrics").mkdir()
+    curve = {"calibration": {"spread": [0.0, 1.0], "error": [0.0, 3.0]}, "reliability": {}}
+    artifacts.write_json(tmp_path / "metrics" / "uncertainty.json", {"policy": curve})
+    calibrated = uncertainty_picture(samples, load_calibration(tmp_path)).astype(int)
+    assert (calibrated[:, -1, 0] - calibrated[:, -1, 2]).min() > (plain[:, -1, 0] - plain[:, -1, 2]).max()
+    assert load_calibration(tmp_path / "nowhere") is None
+
+
+def test_the_program_evaluates_pairs_made_elsewhere(inputs: dict[str, Path], repository: Path, tmp_path: Path) -> None:
+    pairs = load_pairs(inputs["pairs"], "eval")
+    for name, pictures in (("lq", pairs.lq[:, 0]), ("hq", pairs.hq)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for stem, picture in zip(pairs.ids, pictures, strict=True):
+            (tmp_path / "data" / name / f"{stem}.png").write_bytes(encode_png(picture))
+    preset, out = repository / "presets" / "smoke.yaml", tmp_path / "out"
+    arguments = ["--model", inputs["base"].parent, "--data", tmp_path / "data", "--out", out, "--config", preset]
+    done = CliRunner().invoke(evaluate_command.command, _arguments(*arguments))
+    assert done.exit_code == 0, done.output
+    policy = json.loads((out / "metrics.json").read_text())["columns"]["policy"]
+    assert (policy["psnr"]["n"], policy["lq_consistency"]["n"]) == (FACES, 0)
+    page = (out / "report.html").read_text()
+    assert "CPU-hours" in page
+    assert "LQ and HQ pictures" in page
+
+
+def test_weights_that_are_not_there_stop_the_stage_before_it_draws(
+    inputs: dict[str, Path], repository: Path, tmp_path: Path
+) -> None:
+    section = configfile.load(repository / "presets" / "smoke.yaml").evaluate
+    changed = section.model_copy(update={"lpips_weights": str(tmp_path / "none.safetensors")})
+    with pytest.raises(UserError, match=r"none\.safetensors: no such file"):
+        evaluate.run(changed, **inputs, metrics=tmp_path, report=tmp_path)

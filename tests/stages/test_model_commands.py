@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from safetensors.numpy import save
 
 from prefrestore import artifacts, configfile
 from prefrestore.commands import model as commands
 from prefrestore.errors import UserError
 from prefrestore.registry import promotion
 from prefrestore.registry.audit import Audit, Decision
-from prefrestore.registry.release import put
-from prefrestore.registry.versions import Registry
+from prefrestore.registry.stores import FolderStore
+from prefrestore.registry.versions import Evidence, Registry
 
 MODEL = "restorer"
 DECISION = Decision("tester", "2026-01-01T00:00:00+00:00", "because")
@@ -29,7 +33,7 @@ def _release(root: Path, name: str, *, passed: bool) -> dict[str, Path]:
     estimate = {"mean": float(len(name)), "std": 1.0, "n": 8, "nan": 0, "low": 20.5, "high": None}
     table = {"columns": {}, "metrics": {"psnr": {"label": "PSNR", "unit": "dB", "digits": 2, "direction": "higher"}}}
     files = {
-        "policy/adapter.safetensors": name,
+        "policy/adapter.safetensors": save({"w": np.full(4, len(name), np.float32)}),
         "metrics/metrics.json": json.dumps({"columns": {"policy": {"psnr": estimate}}}),
         "metrics/metric_table.json": json.dumps(table),
         "verdict/verdict.json": json.dumps({"passed": passed, "sentence": "."}),
@@ -37,7 +41,7 @@ def _release(root: Path, name: str, *, passed: bool) -> dict[str, Path]:
     for file, text in files.items():
         path = root / "parts" / name / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return parts
 
 
@@ -47,8 +51,10 @@ def root(tmp_path: Path, empty_registry: bytes, repository: Path) -> Path:
     (tmp_path / "mlflow.db").write_bytes(empty_registry)
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     for name, passed in (("a", True), ("bb", True), ("ccc", False)):
-        digest, folder = put(tmp_path / "releases", _release(tmp_path, name, passed=passed))
-        registry.register(MODEL, digest, folder, {"gate.passed": str(passed).lower(), "gate.digest": name}, {})
+        digest, source = FolderStore(tmp_path / "releases").put(_release(tmp_path, name, passed=passed))
+        tags = {"gate.passed": str(passed).lower(), "gate.digest": name}
+        version = registry.register(MODEL, Evidence(digest, tags, {}), source)
+        promotion.challenge(_desk(tmp_path), version)
     values = yaml.safe_load((repository / "presets" / "smoke.yaml").read_text(encoding="utf-8"))
     values["publish"] |= {"registry": registry.uri, "store": str(tmp_path / "releases"), "model": MODEL}
     (tmp_path / "params.yaml").write_text("# comment\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -56,7 +62,13 @@ def root(tmp_path: Path, empty_registry: bytes, repository: Path) -> Path:
 
 
 def _desk(root: Path) -> promotion.Desk:
-    return promotion.Desk(Registry(f"sqlite:///{root / 'mlflow.db'}"), Audit(root / "releases", MODEL), MODEL)
+    audit = Audit(FolderStore(root / "releases"), MODEL)
+    return promotion.Desk(Registry(f"sqlite:///{root / 'mlflow.db'}"), audit, MODEL)
+
+
+def _folder(root: Path, number: int) -> Path:
+    version = Registry(f"sqlite:///{root / 'mlflow.db'}").get(MODEL, number)
+    return version.store.fetch(version.digest)
 
 
 def _call(root: Path, *arguments: str) -> str:
@@ -113,7 +125,7 @@ def test_bad_decisions_change_nothing(arguments: list[str], words: str, root: Pa
 
 
 def test_a_damaged_release_is_not_promoted(root: Path) -> None:
-    folder = Registry(f"sqlite:///{root / 'mlflow.db'}").get(MODEL, 1).folder
+    folder = _folder(root, 1)
     (folder / "policy" / "adapter.safetensors").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match="changed after release"):
         _call(root, "promote", "1", "--why", "x")
@@ -146,7 +158,7 @@ def test_listing_and_comparing(root: Path) -> None:
     assert lines[2].split()[0] == "2"
     assert lines[2].endswith("champion")
     assert "PSNR [dB]" in _call(root, "diff", "1", "2")
-    assert "every file as released" in _call(root, "show", "1")
+    assert "as released" in _call(root, "show", "1")
 
 
 def test_aliases_moved_by_hand_are_overruled(root: Path) -> None:
@@ -212,7 +224,7 @@ def test_of_two_promotions_at_once_one_wins(root: Path) -> None:
         assert _aliases(root)["champion"] == desk.audit.state().champion == winners[0]
     entries = desk.audit.entries()
     assert len(entries) == 20
-    assert [path.name for path in desk.audit.folder.iterdir() if path.suffix != ".json"] == []
+    assert [path.name for path in (root / "releases" / "audit" / MODEL).iterdir() if path.suffix != ".json"] == []
 
 
 def test_the_log_names_digest_and_verdict(root: Path) -> None:
@@ -220,3 +232,29 @@ def test_the_log_names_digest_and_verdict(root: Path) -> None:
     entry = artifacts.read_json(root / "releases" / "audit" / MODEL / "000001.json")
     assert entry["digest"] == Registry(f"sqlite:///{root / 'mlflow.db'}").get(MODEL, 2).digest
     assert entry["verdict"] == "bb"
+
+
+def test_a_full_disk_leaves_nothing_half_done(root: Path, tmp_path: Path) -> None:
+    """A limit on the size of files is met as a full disk is: in the middle of a write."""
+    parts = _release(tmp_path / "new", "dddd", passed=True)
+    (parts["policy"] / "more.safetensors").write_bytes(save({"w": np.zeros(1 << 18, np.float32)}))
+    before = sorted((root / "releases").iterdir())
+    probe = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))\n"
+        "from prefrestore import cli; from prefrestore.commands import model\n"
+        "from prefrestore.registry.stores import FolderStore\n"
+        "store, parts = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "model.command.add_command(model.click.Command('put', callback=lambda: FolderStore(store).put("
+        "{name: parts / name for name in ('policy', 'verdict')})))\n"
+        "sys.argv = ['prefrestore', 'model', 'put']\ncli.main()\n"
+    )
+    arguments = [str(root / "releases"), str(parts["policy"].parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted((root / "releases").iterdir()) == before

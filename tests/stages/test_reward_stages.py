@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from prefrestore.config import (
     TrainRewardConfig,
 )
 from prefrestore.configfile import load
-from prefrestore.data.images import encode_png
+from prefrestore.data.images import decode_png, encode_png
 from prefrestore.data.pair_import import import_pairs
 from prefrestore.data.pairs import PairSet, load_pairs, to_tensor
 from prefrestore.data.preferences import read_judgements
@@ -42,7 +43,7 @@ from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.stage import STAGES, execute
 
-FACES, BLURS = 12, (0.4, 0.8, 1.2, 2.0)
+FACES, BLURS = 20, (0.4, 0.8, 1.2, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def root(preset: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def collecting(preset: Config) -> CollectPreferencesConfig:
-    simulated = preset.collect_preferences.simulated.model_copy(update={"pairs": 60, "doubled": 0.5})
+    simulated = preset.collect_preferences.simulated.model_copy(update={"pairs": 120, "doubled": 0.5})
     return preset.collect_preferences.model_copy(update={"simulated": simulated})
 
 
@@ -148,6 +149,27 @@ def test_candidates_differ_by_seed_and_steps_and_do_not_depend_on_the_batch(
     assert np.abs(images - batched).max() <= 1
 
 
+def test_several_checkpoints_give_candidates_of_their_own(preset: Config, restorer: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(restorer / "base", other)
+    (other / "note.txt").write_text("another version\n")
+    config = sampling(preset, num_faces=2, samples=1, checkpoints=(str(other),))
+    folder = run_stage("sample_candidates", config, restorer, tmp_path / "candidates")
+    table = pq.read_table(folder / "candidates.parquet").to_pandas()
+    assert table.groupby("model").size().tolist() == [4, 4]
+    assert table["candidate_id"].is_unique
+    assert table["sha256"].nunique() == 8
+    assert (table.groupby("group_id")["model"].nunique() == 2).all()
+    inputs = pq.read_table(folder / "inputs.parquet").to_pylist()
+    assert {row["group_id"] for row in inputs} == set(table["group_id"])
+    pairs = load_pairs(restorer / "pairs", "train")
+    face, _, variant = inputs[0]["group_id"].rpartition("/")
+    assert np.array_equal(decode_png(inputs[0]["image"]), pairs.lq[pairs.ids.index(face), int(variant)])
+    nothing = config.model_copy(update={"checkpoints": (str(tmp_path),)})
+    with pytest.raises(UserError, match="holds no policy, release or base"):
+        run_stage("sample_candidates", nothing, restorer, tmp_path / "no")
+
+
 def test_more_faces_than_there_are_is_the_users_mistake(preset: Config, restorer: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="num_faces"):
         run_stage("sample_candidates", sampling(preset, num_faces=99), restorer, tmp_path / "out")
@@ -160,9 +182,10 @@ def test_simulated_judgements_are_marked_and_hold_nothing_volatile(
     rows = read_judgements(preferences / JUDGEMENTS)
     assert {row.source for row in rows} == {"simulated"}
     assert {row.time for row in rows} == {"2000-01-01T00:00:00Z"}
-    assert {row.annotator for row in rows} == {"simulated-0", "simulated-1", "simulated-2"}
+    schools = ("", "validation-", "test-")
+    assert {row.annotator for row in rows} == {f"simulated-{school}{k}" for school in schools for k in range(3)}
     summary = artifacts.read_json(preferences / "summary.json")
-    assert summary["pairs"] == 60 < summary["judgements"] == len(rows) < 120
+    assert summary["pairs"] == 120 < summary["judgements"] == len(rows) < 240
     assert summary["agreement"]["share"] > 0.6
     assert summary["rejected"] == []
     again = run_stage("collect_preferences", collecting, root, tmp_path / "again")
@@ -283,7 +306,7 @@ def test_the_scene_and_the_split_go_by_face(root: Path, training: TrainRewardCon
     scene = build_scene(pairs, drawn.groups)
     row = drawn.groups.index(f"{pairs.ids[3]}/0")
     assert torch.equal(scene.hq[row], to_tensor(pairs.hq[3]))
-    assert len(held_out_faces(drawn.groups, training)) == 3
+    assert len(held_out_faces(drawn.groups, training)) == 5
     assert held_out_faces(drawn.groups[::-1], training) == held_out_faces(drawn.groups, training)
     with pytest.raises(UserError, match="not among the training pairs"):
         build_scene(pairs, ["nobody/0"])
@@ -329,3 +352,41 @@ def test_imported_pairs_train_with_our_own_and_have_no_hq(
     short = training.model_copy(update={"steps": 4})
     reward = run_stage("train_reward", short, tmp_path, tmp_path / "reward")
     assert np.isfinite(artifacts.read_json(reward / "accuracy.json")["judges"]["reward"]["accuracy"])
+
+
+def test_judges_share_neither_faces_nor_oracle_nor_weights(preferences: Path, reward: Path) -> None:
+    roles = artifacts.read_json(preferences / "roles.json")
+    faces = {role: {face for face, own in roles.items() if own == role} for role in ("validation", "test")}
+    assert len(faces["validation"]) == len(faces["test"]) == 5
+    for row in read_judgements(preferences / JUDGEMENTS):
+        role = roles.get(row.lq_id.rpartition("/")[0], "")
+        assert row.annotator.startswith(f"simulated-{role}") or not role
+        assert role or row.annotator.removeprefix("simulated-").isdigit()
+    table = pq.read_table(preferences / "qualities.parquet").to_pandas()
+    columns = ["utility", "utility_validation", "utility_test"]
+    assert (table[columns].corr().to_numpy()[np.triu_indices(3, 1)] < 0.999).all()
+    networks = [load_network(folder) for folder in (reward, reward / "validation", reward / "test")]
+    assert [network.config.members for network in networks] == [2, 1, 1]
+    stems = [network.members[0].stem.weight for network in networks]
+    assert not torch.equal(stems[0], stems[1])
+    assert not torch.equal(stems[1], stems[2])
+    beside = artifacts.read_json(reward / "accuracy.json")["beside"]
+    assert set(beside) == {"validation", "test"}
+    assert beside["test"]["judges"]["oracle"]["accuracy"] > 0.6
+
+
+def test_alignment_and_reward_do_without_the_test_judge(root: Path, reward: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "reward"
+    shutil.copytree(reward, copy)
+    shutil.rmtree(copy / "test")
+    pairs = load_pairs(root / "pairs", "train")
+    images = to_tensor(pairs.hq[:4])
+    with load_reward(reward, judge="validation") as whole, load_reward(copy, judge="validation") as without:
+        assert whole.judge is not None
+        assert without.judge is not None
+        scores = [one.judge.score(images, references(pairs, None)) for one in (whole, without) if one.judge]
+        assert set(whole.statistics) == {"preference", "structure"}
+    assert torch.equal(scores[0], scores[1])
+    with load_reward(copy, judge="test") as nobody, load_reward(reward) as silent:
+        assert nobody.judge is None
+        assert silent.judge is None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, uniform
 
 from prefrestore.data.degradation import degrade, degrade_small
 from prefrestore.data.kernels import kernel_of
-from prefrestore.data.operations import Blur, DegradationRecord, GaussianNoise, Jpeg, Resize
+from prefrestore.data.operations import Blur, DegradationRecord, GaussianNoise, Jpeg, PoissonNoise, Resize
 from prefrestore.data.recipes import draw_record, recipe_named, recipes
 from prefrestore.errors import UserError
 
@@ -39,6 +41,7 @@ def test_replaying_a_stored_record_gives_the_same_pixels(
     name: str, severity: str, height: int, width: int, seed: int, sample: str
 ) -> None:
     hq = face(height, width)
+    hq.flags.writeable = False
     record = draw_record(recipe_named(name), (height, width), seed, sample, severity)  # type: ignore[arg-type]
     stored = DegradationRecord.from_json(record.to_json())
     assert stored == record
@@ -56,6 +59,79 @@ def test_draws_do_not_depend_on_order(order: list[int]) -> None:
     shuffled = {index: draw_record(recipe, 64, 3, f"face-{index}") for index in order}
     assert [shuffled[index] for index in range(8)] == in_order
     assert len(set(in_order)) == 8
+
+
+JOBS = [(name, size, f"face-{number}") for number, name in enumerate(NAMES) for size in (40, 64)]
+
+
+@given(order=st.permutations(range(len(JOBS))))
+@settings(max_examples=8)
+def test_pixels_do_not_depend_on_what_was_done_before(order: list[int]) -> None:
+    """Images of other sizes and recipes in between change nothing, though buffers are used again."""
+
+    def made(place: int) -> bytes:
+        name, size, sample = JOBS[place]
+        return degrade(face(size, size), draw_record(recipe_named(name), size, 5, sample)).tobytes()
+
+    alone = [made(place) for place in range(len(JOBS))]
+    shuffled = {place: made(place) for place in order}
+    assert [shuffled[place] for place in range(len(JOBS))] == alone
+
+
+def test_draws_fill_their_ranges_evenly() -> None:
+    recipe = recipe_named("pref_restore")
+    records = [draw_record(recipe, 512, 0, str(number)) for number in range(1500)]
+    columns = {
+        "sigma": ([record.operations[0].sigma_x for record in records], (1, 15)),  # type: ignore[union-attr]
+        "factor": ([512 / record.operations[1].width for record in records], (1, 30)),  # type: ignore[union-attr]
+        "noise": ([record.operations[2].sigma for record in records], (0, 20)),  # type: ignore[union-attr]
+        "quality": ([record.operations[3].quality + 0.5 for record in records], (30, 90)),  # type: ignore[union-attr]
+    }
+    for name, (values, (low, high)) in columns.items():
+        assert kstest(values, uniform(low, high - low).cdf).statistic < 0.07, name  # whole sides and qualities jump
+    kinds = Counter(record.operations[0].kernel for record in records)  # type: ignore[union-attr]
+    assert kinds["iso"] == pytest.approx(750, abs=80)
+
+
+PUBLISHED = {  # option files named in recipes.yaml: blur, side after at 512 px, noise, JPEG
+    "gfpgan": ((0.1, 10), (64, 640), (0, 20), (60, 100)),
+    "codeformer": ((1, 15), (17, 128), (0, 20), (30, 80)),
+    "lrpo": ((0.1, 12), (42, 512), (0, 15), (30, 100)),
+    "realesrgan": ((0.2, 3), (38, 768), (1, 30), (30, 95)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_ranges_are_the_published_ones(name: str) -> None:
+    bounds = recipe_named(name).bounds((512, 512))
+    sigma, side, noise, quality = PUBLISHED[name]
+    assert bounds["blur.sigma_x"] == sigma
+    assert bounds["resize.width"] == (side[0], max(side[1], 512))  # the last resize restores 512
+    assert bounds["gaussian_noise.sigma"] == noise
+    assert bounds["jpeg.quality"] == quality
+    if name == "gfpgan":
+        assert bounds["colour_shift.red"] == (-20, 20)
+        assert bounds["colour_jitter.hue"] == (-0.1, 0.1)
+    if name == "realesrgan":
+        assert bounds["poisson_noise.scale"] == (0.05, 3)
+        assert bounds["blur.beta"] == (0.5, 4)
+        assert bounds["sinc.cutoff"] == pytest.approx((math.pi / 5, math.pi))
+
+
+def test_probabilities_are_the_published_ones() -> None:
+    """Real-ESRGAN: second blur 0.8, sinc 0.1 of blurs, grey noise 0.4; GFPGAN: jitters 0.3."""
+    drawn = [draw_record(recipe_named("realesrgan"), 512, 0, str(number)).operations for number in range(1200)]
+    first = [operations[0].op for operations in drawn]
+    assert first.count("sinc") / len(drawn) == pytest.approx(0.1, abs=0.03)
+    second = [operations[4].op in {"blur", "sinc"} for operations in drawn]
+    assert sum(second) / len(drawn) == pytest.approx(0.8, abs=0.04)
+    noises = [one for operations in drawn for one in operations if isinstance(one, GaussianNoise | PoissonNoise)]
+    assert len(noises) == 2 * len(drawn)
+    assert sum(noise.grey for noise in noises) / len(noises) == pytest.approx(0.4, abs=0.04)
+    assert sum(isinstance(noise, PoissonNoise) for noise in noises) / len(noises) == pytest.approx(0.5, abs=0.04)
+    faces = [draw_record(recipe_named("gfpgan"), 512, 0, str(number)).operations for number in range(1200)]
+    for kind in ("colour_shift", "colour_jitter"):
+        assert sum(any(one.op == kind for one in row) for row in faces) / 1200 == pytest.approx(0.3, abs=0.05)
 
 
 @settings(max_examples=120)
@@ -88,6 +164,18 @@ def test_size_rule(size: int) -> None:
     assert bounds["jpeg.quality"] == (30, 90)
     severe = recipe_named("pref_restore_severe").bounds((size, size))
     assert severe["resize.width"][0] == min(size, 34)
+
+
+def test_size_rule_of_the_other_steps() -> None:
+    """Lengths go with the size; LQ images keep their pixels, where the image has as many; chances stay."""
+    motion = recipe_named("codeformer_motion").bounds((128, 128))
+    assert motion["motion.length"] == pytest.approx((1.25, 10))
+    assert motion["blur.size"] == (11, 11)  # radius 20 / 4
+    second_order = {size: recipe_named("realesrgan").bounds((size, size)) for size in (64, 256, 512)}
+    assert {size: bounds["resize.width"][0] for size, bounds in second_order.items()} == {64: 38, 256: 38, 512: 38}
+    assert second_order[256]["sinc.cutoff"] == pytest.approx((2 * math.pi / 5, math.pi))
+    assert second_order[256]["blur.sigma_x"] == pytest.approx((0.1, 1.5))
+    assert second_order[256]["poisson_noise.scale"] == (0.05, 3)
 
 
 def test_robustness_levels_are_the_published_ones() -> None:
@@ -159,8 +247,11 @@ def test_severe_is_worse_than_mild(name: str) -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(UserError, match="recipe 'blurry' is unknown: choose one of pref_restore"):
         recipe_named("blurry")
+    record = draw_record(recipe_named("lrpo"), 64, 0, "a")
     with pytest.raises(ValueError, match="its record is for 64 x 64"):
-        degrade(face(32, 32), draw_record(recipe_named("lrpo"), 64, 0, "a"))
+        degrade(face(32, 32), record)
+    with pytest.raises(ValueError, match="image is float32, expected uint8"):
+        degrade(face(64, 64).astype(np.float32), record)
 
 
 def test_every_recipe_cites_its_source() -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefrestore.config import GateConfig, GateRule
+from prefrestore.config import GateBands, GateConfig, GateLimit, GateRule
 from prefrestore.errors import UserError
-from prefrestore.evaluation.gate import judge
+from prefrestore.evaluation.gate import judge, judge_metrics
 from prefrestore.evaluation.table import PER_SAMPLE, per_face
 from prefrestore.stages import gate
+
+NO_BANDS = GateBands(kinds=(), margins={}, min_faces=1)
 
 
 def table(policy_gain: float, *, faces: int = 24, missing: int = 0, columns: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -34,7 +36,7 @@ def table(policy_gain: float, *, faces: int = 24, missing: int = 0, columns: tup
 def config(*rules: tuple[str, str, str, float]) -> GateConfig:
     names = ("metric", "against", "role", "margin")
     built = tuple(GateRule(**dict(zip(names, rule, strict=True))) for rule in rules)
-    return GateConfig(rules=built, confidence=0.95, bootstrap=500, seed=0)
+    return GateConfig(rules=built, limits=(), bands=NO_BANDS, confidence=0.95, bootstrap=500, seed=0)
 
 
 IMPROVE = ("identity_similarity", "base", "improve", 0.0)
@@ -103,6 +105,7 @@ def test_unknown_names_are_the_users_mistake(rule: tuple[str, str, str, float]) 
 
 def test_the_stage_writes_every_comparison_and_repeats(tmp_path: Path) -> None:
     table(0.05, missing=24).to_parquet(tmp_path / PER_SAMPLE)
+    (tmp_path / "groups.json").write_text("[]")
     written = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -113,3 +116,65 @@ def test_the_stage_writes_every_comparison_and_repeats(tmp_path: Path) -> None:
     assert verdict["passed"] is False
     assert [row["outcome"] for row in verdict["comparisons"]] == ["failed", "failed"]
     assert verdict["comparisons"][0]["measured"]["gain"] is None  # not measured is null, never 0
+
+
+def _metrics(folder: Path, gain: float = 0.0, low: float = -0.01, faces: int = 20) -> Path:
+    """An artifact ``metrics`` whose policy improves, with a cost, an uncertainty and one group of people."""
+    table(0.05).to_parquet(folder / PER_SAMPLE)
+    measured = {"gain": gain, "low": low, "high": 2 * gain - low, "n": faces}
+    group = {"kind": "skin tone", "name": "dark", "n": faces, "gains": {"identity_similarity": measured}}
+    rank = {"mean": 0.3, "low": 0.1, "high": 0.5}
+    files = {"groups": [group], "cost": {"flops": 100, "unknown": None, "kind": "cpu"}, "uncertainty": {"rank": rank}}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("number", "role", "limit", "outcome"),
+    [
+        ("cost.flops", "at_most", 100.0, "passed"),
+        ("cost.flops", "at_most", 99.0, "failed"),
+        ("cost.flops", "at_least", 101.0, "failed"),
+        ("cost.flops", "watch", 0.0, "watched"),
+        ("cost.unknown", "at_most", 100.0, "failed"),
+        ("uncertainty.rank", "at_least", 0.1, "passed"),
+        ("uncertainty.rank", "at_least", 0.2, "failed"),  # the mean would pass, its interval does not
+        ("uncertainty.rank", "at_most", 0.4, "failed"),
+    ],
+)
+def test_limits_look_at_the_unfavourable_end(
+    number: str, role: str, limit: float, outcome: str, tmp_path: Path
+) -> None:
+    limits = (GateLimit(number=number, role=role, limit=limit),)
+    verdict = judge_metrics(_metrics(tmp_path), config(IMPROVE).model_copy(update={"limits": limits}))
+    assert [check.outcome for check in verdict.limits] == [outcome]
+    assert verdict.passed is (outcome != "failed")
+    assert ("1 of 2 required rules fail" in verdict.sentence) is (outcome == "failed")
+
+
+@pytest.mark.parametrize("number", ["cost.nothing", "nowhere.flops", "cost", "cost.kind", "cost.flops.more"])
+def test_a_limit_on_what_is_no_number_is_the_users_mistake(number: str, tmp_path: Path) -> None:
+    limits = (GateLimit(number=number, role="at_most", limit=1.0),)
+    with pytest.raises(UserError, match="gate: limits"):
+        judge_metrics(_metrics(tmp_path), config(IMPROVE).model_copy(update={"limits": limits}))
+
+
+@pytest.mark.parametrize(
+    ("low", "faces", "outcome"), [(-0.04, 20, "passed"), (-0.06, 20, "failed"), (-0.06, 9, "watched")]
+)
+def test_a_group_that_is_served_worse_stops_the_release(low: float, faces: int, outcome: str, tmp_path: Path) -> None:
+    bands = GateBands(kinds=("skin tone",), margins={"identity_similarity": 0.05}, min_faces=10)
+    verdict = judge_metrics(
+        _metrics(tmp_path, low=low, faces=faces), config(IMPROVE).model_copy(update={"bands": bands})
+    )
+    assert [check.outcome for check in verdict.bands] == [outcome]
+    assert verdict.passed is (outcome != "failed")
+
+
+def test_limits_alone_publish_nothing(tmp_path: Path) -> None:
+    limits = (GateLimit(number="cost.flops", role="at_most", limit=100.0),)
+    watched = ("identity_similarity", "base", "watch", 0.0)
+    verdict = judge_metrics(_metrics(tmp_path), config(watched).model_copy(update={"limits": limits}))
+    assert not verdict.passed
+    assert "no rule could decide" in verdict.sentence

@@ -73,19 +73,22 @@ def test_impulse_gives_the_mirrored_kernel(operation: Blur | Sinc | Motion) -> N
         np.testing.assert_allclose(response[:, :, channel], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("operation", "value"),
-    [
-        (blur("iso", 3, 3), lambda x, y: math.exp(-(x * x + y * y) / 18)),
-        (blur("generalized_iso", 3, 3, beta=0.7), lambda x, y: math.exp(-0.5 * ((x * x + y * y) / 9) ** 0.7)),
-        (blur("plateau_iso", 3, 3, beta=1.5), lambda x, y: 1 / (1 + ((x * x + y * y) / 9) ** 1.5)),
-    ],
-)
-def test_isotropic_kernels_are_their_formula(operation: Blur, value: object) -> None:
+@pytest.mark.parametrize("operation", ALL[:6], ids=lambda operation: operation.kernel)
+def test_gaussian_family_is_its_formula(operation: Blur) -> None:
+    """The shape as a function of x' inv(Sigma) x, with the matrix written out."""
+    turn = np.array(
+        [
+            [math.cos(operation.rotation), -math.sin(operation.rotation)],
+            [math.sin(operation.rotation), math.cos(operation.rotation)],
+        ]
+    )
+    inverse = np.linalg.inv(turn @ np.diag([operation.sigma_x**2, operation.sigma_y**2]) @ turn.T)
     kernel = kernel_of(operation)
-    for x, y in ((0, 0), (1, 0), (0, 4), (3, -5), (-20, 20)):
-        ratio = kernel[20 + y, 20 + x] / kernel[20, 20]
-        assert ratio == pytest.approx(value(x, y))  # type: ignore[operator]
+    for point in ((0, 0), (1, 0), (0, 4), (3, -5), (-20, 20), (7, 7)):
+        distance = np.array(point) @ inverse @ np.array(point)
+        plateau = operation.kernel.startswith("plateau")
+        value = 1 / (1 + distance**operation.beta) if plateau else math.exp(-0.5 * distance**operation.beta)
+        assert kernel[20 + point[1], 20 + point[0]] / kernel[20, 20] == pytest.approx(value)
 
 
 def test_anisotropic_gaussian_has_its_covariance() -> None:
@@ -131,6 +134,18 @@ def test_poisson_noise_has_the_variance_of_counting() -> None:
     for level in (40, 60, 190, 210):  # not near 128, where rounding narrows the spread
         variance = (noisy[:, level] / 255).var()
         assert variance == pytest.approx(level / 255 / 256, rel=0.06)  # counts of 256 levels
+
+
+def test_poisson_noise_is_scaled_and_may_be_grey() -> None:
+    ramp = np.tile(np.arange(30, 220, dtype=np.uint8)[None, :, None], (400, 1, 3))
+    single, double = (
+        apply(ramp, PoissonNoise(scale=scale, grey=False, seed=3)).astype(float) - ramp for scale in (1, 2)
+    )
+    assert double.std() == pytest.approx(2 * single.std(), rel=0.02)
+    assert abs(np.corrcoef(single[:, :, 0].ravel(), single[:, :, 1].ravel())[0, 1]) < 0.02
+    same = apply(ramp, PoissonNoise(scale=1, grey=True, seed=3)).astype(int) - ramp
+    assert same.std() == pytest.approx(single.std(), rel=0.05)
+    assert (same == same[:, :, :1]).all()
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 95])

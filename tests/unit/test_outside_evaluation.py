@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,14 @@ from prefrestore.commands import compare as compare_command
 from prefrestore.commands import evaluate as evaluate_command
 from prefrestore.data.recipes import recipe_named
 from prefrestore.errors import UserError
-from prefrestore.evaluation.outside import Freezing, compare_runs, frozen_pairs
+from prefrestore.evaluation.columns import Column
+from prefrestore.evaluation.measure import measure
+from prefrestore.evaluation.outside import Freezing, compare_runs, digest_of, frozen_pairs
 from prefrestore.evaluation.significance import Resampling
 from prefrestore.evaluation.table import PER_SAMPLE
+from prefrestore.rewards.composite import CompositeReward, Part
+from prefrestore.rewards.faces import FaceReader
+from prefrestore.rewards.structure import StructureReward
 
 PRESET = Path(__file__).parents[2] / "presets" / "smoke.yaml"
 HOW = Freezing(32, recipe_named("pref_restore_mild"), seed=0, workers=1)
@@ -82,6 +88,70 @@ def test_photographs_become_frozen_pairs_and_the_rest_is_counted(tmp_path: Path)
     assert "no face found" in counts["reasons"]
 
 
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """Two LQ/HQ pairs of 32 px made elsewhere, and an HQ that nobody needs; only the first HQ shows a face."""
+    for name in ("lq", "hq"):
+        (tmp_path / name).mkdir()
+    portrait = Image.fromarray(astronaut()[:256, 96:352]).resize((32, 32), Image.Resampling.BOX)
+    for stem, picture in (("a", portrait), ("b", Image.new("RGB", (32, 32), "grey"))):
+        picture.save(tmp_path / "hq" / f"{stem}.png")
+        picture.resize((8, 8)).resize((32, 32)).save(tmp_path / "lq" / f"{stem}.bmp")
+    portrait.save(tmp_path / "hq" / "c.png")
+    return tmp_path
+
+
+def test_pairs_made_elsewhere_are_taken_as_they_are(given: Path) -> None:
+    pairs, counts = frozen_pairs(given, HOW)
+    assert (pairs.ids, counts["eval"], counts["rejected"]) == (("a", "b"), 2, 0)
+    for row, stem in enumerate(pairs.ids):
+        np.testing.assert_array_equal(pairs.hq[row], np.asarray(Image.open(given / "hq" / f"{stem}.png")))
+        np.testing.assert_array_equal(pairs.lq[row, 0], np.asarray(Image.open(given / "lq" / f"{stem}.bmp")))
+    assert np.isnan(pairs.landmarks[1]).all()
+    assert digest_of(pairs) == digest_of(frozen_pairs(given, HOW)[0])
+    assert digest_of(pairs) != digest_of(replace(pairs, lq=pairs.lq[::-1]))
+
+
+def test_nobody_recorded_how_they_were_degraded(given: Path) -> None:
+    """So whether a result fits the LQ cannot be told: NaN, not the PSNR against it."""
+    pairs, _ = frozen_pairs(given, HOW)
+    reader = FaceReader(1)
+    with CompositeReward([StructureReward()], {"structure": Part(1.0, 0.5, 0.1)}, reader) as reward:
+        samples = measure([Column("lq", pairs.lq[None, :, 0])], pairs, reward).samples
+    assert samples["lq_consistency"].isna().all()
+    assert samples["psnr"].notna().all()
+    assert samples.set_index("id")["landmark_distance"].notna().tolist() == [
+        bool(np.isfinite(pairs.landmarks[0]).all()),
+        False,
+    ]
+
+
+def test_pairs_that_do_not_match_are_the_users_mistake(given: Path) -> None:
+    (given / "lq" / "a.bmp").rename(given / "lq" / "other.bmp")
+    with pytest.raises(UserError, match=r"1 of 2 pictures in lq/ have no reference .* \(first: other\)"):
+        frozen_pairs(given, HOW)
+    Image.new("RGB", (32, 32)).save(given / "hq" / "other.png")
+    Image.new("RGB", (32, 48)).save(given / "lq" / "other.bmp")
+    with pytest.raises(UserError, match=r"other\.bmp: has 32 x 48 px, the model restores 32 x 32"):
+        frozen_pairs(given, HOW)
+    Image.new("RGB", (32, 32)).save(given / "lq" / "other.png")
+    with pytest.raises(UserError, match=r"2 files are called other \(other\.bmp, other\.png\)"):
+        frozen_pairs(given, HOW)
+
+
+def test_pairs_that_cannot_be_read_are_counted_and_an_empty_set_is_refused(given: Path) -> None:
+    (given / "lq" / "b.bmp").write_bytes(b"no image")
+    pairs, counts = frozen_pairs(given, HOW)
+    assert (pairs.ids, counts["reasons"]) == (("a",), {"not an image of a known format": 1})
+    (given / "lq" / "a.bmp").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 2 pairs can be read"):
+        frozen_pairs(given, HOW)
+    for path in (given / "lq").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="holds no image files"):
+        frozen_pairs(given, HOW)
+
+
 def test_a_folder_without_faces_is_the_users_mistake(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "night.png")
     with pytest.raises(UserError, match="no face to evaluate"):
@@ -90,7 +160,7 @@ def test_a_folder_without_faces_is_the_users_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("models:/x", "no registry address"), ("nowhere", "has no folder base")],
+    [("models:/x", "no registry address"), ("nowhere", "is no folder")],
 )
 def test_a_wrong_model_is_one_clear_line(tmp_path: Path, model: str, message: str) -> None:
     arguments = ["--model", model, "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(PRESET)]

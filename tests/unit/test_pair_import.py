@@ -21,6 +21,7 @@ from prefrestore.data.images import encode_png
 from prefrestore.data.pair_import import import_pairs, stored_image, stored_input
 from prefrestore.data.vote_store import read
 from prefrestore.errors import UserError
+from prefrestore.runtime.shelf import open_shelf
 
 
 def image(seed: int, size: int = 24) -> np.ndarray:
@@ -50,11 +51,11 @@ def test_chosen_and_rejected(chosen: Path, tmp_path: Path) -> None:
     votes = sorted(read(store).judgements, key=lambda row: row.lq_id)
     assert {(row.source, row.choice, row.annotator) for row in votes} == {("import", "a", "public")}
     by_lq = {row.lq_digest: row for row in votes}
-    found = stored_input(store, votes[0].lq_digest)
+    found = stored_input(open_shelf(store), votes[0].lq_digest)
     assert found is not None
     seed = 0 if np.array_equal(found[0], image(0)) else 3
     assert found[1] == ("a man" if seed == 0 else "")
-    winner = stored_image(store, by_lq[votes[0].lq_digest].digest_a)
+    winner = stored_image(open_shelf(store), by_lq[votes[0].lq_digest].digest_a)
     assert winner is not None
     assert np.array_equal(winner, image(seed + 1))
 

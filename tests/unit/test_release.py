@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from prefrestore.errors import UserError
 from prefrestore.registry import release
+from prefrestore.registry.stores import FolderStore
+
+WEIGHTS = save({"w": np.arange(25, dtype=np.float32)})
 
 
 @pytest.fixture
@@ -19,17 +26,18 @@ def parts(tmp_path: Path) -> dict[str, Path]:
         folder = tmp_path / "parts" / name
         (folder / "deep").mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"name": name}), encoding="utf-8")
-        (folder / "deep" / "weights.safetensors").write_bytes(bytes(range(100)))
+        (folder / "deep" / "weights.safetensors").write_bytes(WEIGHTS)
         folders[name] = folder
     return folders
 
 
 def test_putting_twice_gives_one_release(parts: dict[str, Path], tmp_path: Path) -> None:
     store = tmp_path / "store"
-    first = release.put(store, parts)
-    assert first == release.put(store, parts)
+    first = FolderStore(store).put(parts)
+    assert first == FolderStore(store).put(parts)
+    assert first[1] == (store / first[0]).as_uri()
     assert [path.name for path in store.iterdir()] == [first[0]]
-    assert (store / first[0] / "policy" / "deep" / "weights.safetensors").read_bytes() == bytes(range(100))
+    assert (store / first[0] / "policy" / "deep" / "weights.safetensors").read_bytes() == WEIGHTS
 
 
 def test_digest_depends_on_content_and_names_alone(parts: dict[str, Path], tmp_path: Path) -> None:
@@ -60,13 +68,14 @@ def _flip(path: Path) -> None:
     ],
 )
 def test_damage_is_found_and_named(damage, words: str, parts: dict[str, Path], tmp_path: Path) -> None:
-    digest, folder = release.put(tmp_path / "store", parts)
-    release.verify(folder, digest)
+    store = FolderStore(tmp_path / "store")
+    digest, _ = store.put(parts)
+    folder = store.fetch(digest)
     damage(folder)
     with pytest.raises(UserError, match=words):
         release.verify(folder, digest)
     with pytest.raises(UserError, match=words):
-        release.put(tmp_path / "store", parts)
+        store.put(parts)
 
 
 def _link(path: Path) -> None:
@@ -81,8 +90,43 @@ def _link(path: Path) -> None:
 def test_what_can_run_code_is_refused(name: str, parts: dict[str, Path], tmp_path: Path) -> None:
     (parts["base"] / name).write_bytes(b"\x80\x04.")
     with pytest.raises(UserError, match=name):
-        release.put(tmp_path / "store", parts)
+        FolderStore(tmp_path / "store").put(parts)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "config.json", "page.html", "faces.parquet", "face.png", "text.txt"]
+)
+@pytest.mark.parametrize("content", [pickle.dumps({"w": [1.0]}), b"PK\x03\x04" + bytes(100)])
+def test_a_renamed_pickle_or_archive_is_refused(
+    name: str, content: bytes, parts: dict[str, Path], tmp_path: Path
+) -> None:
+    (parts["base"] / name).write_bytes(content)
+    with pytest.raises(UserError, match="whatever its name says"):
+        FolderStore(tmp_path / "store").put(parts)
+    # and also where somebody else made the release
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    manifest = {"format_version": 2, "files": {name: entry}}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match="whatever its name says"):
+        release.verify(folder, release.digest(manifest))
+
+
+def test_the_manifest_says_size_format_and_versions(parts: dict[str, Path]) -> None:
+    manifest = release.describe(parts)
+    assert manifest["files"]["base/deep/weights.safetensors"]["format"] == "safetensors"
+    assert manifest["files"]["base/deep/weights.safetensors"]["size"] == len(WEIGHTS)
+    assert {"prefrestore", "torch", "diffusers"} <= set(manifest["versions"])
+
+
+def test_a_release_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    manifest = {"format_version": release.FORMAT_VERSION + 1, "files": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(UserError, match="newer version of this program"):
+        release.verify(tmp_path, release.digest(manifest))
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname.json", "base/../../x.json", "base/model.pkl"])

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
+from scipy import stats
 from skimage.data import astronaut
 
 from prefrestore import configfile
@@ -22,6 +24,7 @@ from prefrestore.evaluation.assessment import Assessment, assess, write_metrics
 from prefrestore.evaluation.calibration import calibrate
 from prefrestore.evaluation.charts import line_chart, nice_ticks
 from prefrestore.evaluation.columns import Column, bicubic_column, fixed_batches, lq_column
+from prefrestore.evaluation.page import COST_MARK, VERDICT_MARK, Cost, complete, duration
 from prefrestore.evaluation.report import Origin, Source, render
 from prefrestore.evaluation.significance import Resampling
 from prefrestore.faces.dlib_models import face_detector, shape_predictor
@@ -29,6 +32,9 @@ from prefrestore.faces.geometry import rescale_points
 from prefrestore.rewards.composite import CompositeReward, Part
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.structure import StructureReward
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 FACES, SIZE = 6, 64
 HOSTILE = '<script>alert("x")</script>'
@@ -106,6 +112,25 @@ def test_the_identical_column_is_not_worse_and_the_halved_noise_better(found: As
     assert "better in" in found.statements["base"]
 
 
+def test_the_gain_of_each_seed_is_told_where_there_is_one(found: Assessment) -> None:
+    """The mean over seeds is the gain itself; what belongs to all samples together has no gain by seed."""
+    rows = {(row.metric, row.against): row for row in found.comparisons}
+    for against in ("base", "lq"):
+        row = rows["psnr", against]
+        assert len(row.seed_gains) == 2
+        assert np.mean(row.seed_gains) == pytest.approx(row.gain)
+        assert len(set(row.seed_gains)) == 2
+    assert np.mean(rows["landmark_distance", "base"].seed_gains) == pytest.approx(
+        rows["landmark_distance", "base"].gain
+    )
+    assert rows["sample_spread", "base"].seed_gains == ()
+
+
+def test_without_weights_lpips_is_counted_as_missing(found: Assessment) -> None:
+    assert (found.summary["policy"]["lpips"].n, found.summary["policy"]["lpips"].nan) == (0, FACES)
+    assert "lpips" not in {row.metric for row in found.comparisons}
+
+
 def test_the_lq_fits_itself_best_of_all_blurred_columns(found: Assessment) -> None:
     """Degrading HQ by its own record gives the LQ exactly, noise included."""
     assert found.summary["codec"]["lq_consistency"].nan == FACES
@@ -119,6 +144,9 @@ def test_files(found: Assessment, tmp_path: Path) -> None:
     write_metrics(found, again)
     names = {path.name for path in tmp_path.glob("*.*")}
     assert {"metrics.json", "per_sample.parquet", "comparisons.json", "metric_table.json", "groups.json"} <= names
+    gains = {row["metric"]: row["gain_by_half_interval"] for row in json.loads((tmp_path / "gains.json").read_text())}
+    assert gains["PSNR"] > 1  # better: the interval excludes zero
+    assert len(json.loads((tmp_path / "reliability.json").read_text())) == 10
     for name in names:
         assert (tmp_path / name).read_bytes() == (again / name).read_bytes()
     stored = json.loads((tmp_path / "metrics.json").read_text())["columns"]["policy"]["psnr"]
@@ -164,11 +192,58 @@ def test_the_page_says_what_the_reader_must_know(html: str) -> None:
         "2",
         "codec ceiling",
         "not measured",
-        "Parts of the set",
+        "Is someone served worse?",
+        "By how hard the LQ is",
+        "not measured: no weights are named",
         "Best, median and worst",
     ):
         assert text in html
     assert html.count("<svg") > 10
+
+
+@pytest.fixture(scope="module")
+def page_file(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole page as people open it: with a verdict and costs."""
+    rule = {"rule": "PSNR better than base", "outcome": "failed", "why": "gain -0.1"}
+    verdict = {"passed": False, "sentence": "Not passed: 1 of 1 required rules fail.", "comparisons": [rule]}
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(complete(html, [Cost("align", 7400.0, 9000.0, 0.0, 800.0)], verdict), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(width: int, page_file: Path, chromium: Browser) -> None:
+    """Every picture shows, the sliders move, nothing is loaded from elsewhere, nothing sticks out, no error is told."""
+    page = chromium.new_page(viewport={"width": width, "height": 844})
+    told: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_file.as_uri())
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    slider = page.locator(".slider").first
+    before = slider.locator(".before").evaluate("image => getComputedStyle(image).clipPath")
+    slider.locator("input").fill("90")
+    assert slider.locator(".before").evaluate("image => getComputedStyle(image).clipPath") != before
+    assert "Not passed" in page.locator("#verdict").inner_text()
+    assert "2 h 03 min" in page.locator("#cost").inner_text()
+    page.close()
+
+
+def test_paper_shows_what_the_screen_folds_away(page_file: Path, chromium: Browser) -> None:
+    page = chromium.new_page()
+    page.goto(page_file.as_uri())
+    folded = page.locator("details:not([open]) table").first
+    assert not folded.is_visible()
+    page.emulate_media(media="print")
+    assert folded.is_visible()
+    assert not page.locator("nav").is_visible()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    page.close()
 
 
 def test_cases_are_ordered_by_the_metric(found: Assessment) -> None:
@@ -184,6 +259,26 @@ def test_groups_follow_captions_and_tone(pairs: PairSet) -> None:
     assert "beard" not in kinds
     for masks in kinds.values():
         assert np.stack(list(masks.values())).sum(0).max() <= 1  # no face twice
+
+
+def test_a_group_stands_apart_by_welchs_interval() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(1, 1, 12), rng.normal(0, 3, 30)
+    ours = groups.difference(np.append(first, np.nan), second, 0.9)
+    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
+    assert (ours.low, ours.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+    assert ours.mean == pytest.approx(first.mean() - second.mean())
+    assert np.isnan(groups.difference(first[:1], second, 0.9).low)
+
+
+def test_groups_have_every_metric_and_say_who_is_served_worse(found: Assessment) -> None:
+    rows = {(group.kind, group.name): group for group in found.groups}
+    with_it, without = rows["glasses", "with"], rows["glasses", "without"]
+    assert set(with_it.estimates) == set(found.faces.columns)
+    assert with_it.is_of_people
+    assert with_it.apart["landmark_distance"].mean == pytest.approx(-without.apart["landmark_distance"].mean)
+    gap = with_it.estimates["landmark_distance"].mean - without.estimates["landmark_distance"].mean
+    assert with_it.apart["landmark_distance"].mean == pytest.approx(-gap)  # a larger distance is served worse
 
 
 @pytest.mark.parametrize(
@@ -244,6 +339,32 @@ def test_batches_have_one_shape_and_lose_nothing() -> None:
     batches = list(fixed_batches(10, 4))
     assert [len(rows) for rows, _ in batches] == [4, 4, 4]
     assert [row for rows, real in batches for row in rows[:real]] == list(range(10))
+
+
+def test_an_overlay_is_red_where_the_values_are() -> None:
+    image = np.full((4, 4, 3), (0, 0, 255), np.uint8)
+    values = np.zeros((4, 4))
+    values[0, 0] = 1
+    shown = pictures.overlay(image, values)
+    assert (np.ptp(shown[1], axis=-1) == 0).all()  # the rest is grey
+    assert shown[0, 0, 0] > 200 > shown[0, 0, 2]
+
+
+def test_a_page_without_marks_stays_as_it_is_and_names_are_escaped() -> None:
+    assert (
+        complete("<p>old report</p>", [], {"passed": True, "sentence": "x", "comparisons": []}) == "<p>old report</p>"
+    )
+    page = complete(f"{VERDICT_MARK}{COST_MARK}", [Cost(HOSTILE, 1, 1, 7200, 1)], None)
+    assert HOSTILE not in page
+    assert "2.00" in page
+    assert VERDICT_MARK in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (48.2, "48 s"), (99.9, "100 s"), (725, "12 min"), (11100, "3 h 05 min")]
+)
+def test_durations_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_ticks_are_round_and_inside() -> None:

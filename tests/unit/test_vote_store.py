@@ -13,6 +13,7 @@ import pytest
 from prefrestore.data.preferences import Judgement, judgement_id, pair_id
 from prefrestore.data.vote_store import append, compact, read, shards
 from prefrestore.errors import UserError
+from prefrestore.runtime.shelf import FolderShelf
 
 
 def vote(number: int, day: int = 1) -> Judgement:
@@ -62,7 +63,7 @@ def test_the_watermark_gives_only_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_and_a_foreign_file_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
-    (good,), (bad,) = append(tmp_path, [vote(1)]), append(tmp_path, [vote(2)])
+    good, bad = (tmp_path / append(tmp_path, [vote(number)])[0] for number in (1, 2))
     data = bytearray(bad.read_bytes())
     data[len(data) // 2] ^= 1
     bad.write_bytes(data)
@@ -90,7 +91,7 @@ def test_a_shard_with_a_right_name_but_wrong_content_is_named(tmp_path: Path) ->
 
 
 def test_an_unfinished_write_is_not_seen(tmp_path: Path) -> None:
-    (path,) = append(tmp_path, [vote(1)])
+    path = tmp_path / append(tmp_path, [vote(1)])[0]
     (path.parent / f".{path.name}.7.tmp").write_bytes(b"half")
     assert len(read(tmp_path).judgements) == 1
     assert not read(tmp_path).rejected
@@ -131,3 +132,36 @@ def test_a_missing_store_is_the_users_mistake(tmp_path: Path) -> None:
 
 def test_a_later_time_is_another_record() -> None:
     assert judgement_id(vote(1)) != judgement_id(replace(vote(1), time="2026-01-01T00:00:01Z"))
+
+
+def undo_of(vote_: Judgement, time: str) -> Judgement:
+    return replace(vote_, choice="undo", time=time)
+
+
+def test_an_undo_takes_back_what_came_before_and_nothing_else(tmp_path: Path) -> None:
+    first = vote(1)
+    again = replace(first, choice="b", time="2026-01-01T00:00:02Z")
+    others = [vote(2), replace(first, annotator="bob"), replace(first, repeat=1)]
+    append(tmp_path, [first, *others])
+    append(tmp_path, [undo_of(first, "2026-01-01T00:00:01Z")])
+    assert ids(tmp_path) == sorted(map(judgement_id, others))
+    append(tmp_path, [again])
+    votes = read(tmp_path)
+    assert sorted(map(judgement_id, votes.judgements)) == sorted(map(judgement_id, [again, *others]))
+    assert [row.choice for row in votes.undos] == ["undo"]
+    compact(tmp_path)
+    assert sorted(map(judgement_id, read(tmp_path).judgements)) == sorted(map(judgement_id, [again, *others]))
+
+
+def test_a_reader_that_compaction_overtakes_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        append(tmp_path, [vote(number)])
+    get, turns = FolderShelf.get, iter([True])
+
+    def get_late(self: FolderShelf, name: str) -> bytes | None:
+        if next(turns, False):
+            compact(tmp_path)
+        return get(self, name)
+
+    monkeypatch.setattr(FolderShelf, "get", get_late)
+    assert ids(tmp_path) == sorted(judgement_id(vote(number)) for number in range(3))

@@ -36,7 +36,7 @@ def use(preset: str | None, data: Path | None) -> None:
     """Make PRESET the active configuration, or change only the data of the active one."""
     if preset is None and data is None:
         raise UserError("config use: name a preset, or a folder with --data")
-    source = ACTIVE if preset is None else _preset(preset)
+    source = ACTIVE if preset is None else preset_file(preset)
     configfile.load(source)
     text = source.read_text(encoding="utf-8")
     if data is not None:
@@ -47,11 +47,16 @@ def use(preset: str | None, data: Path | None) -> None:
     click.echo(f"{ACTIVE}: {preset or 'as before'}{'' if data is None else f', images of {data}'}")
 
 
-def _preset(name: str) -> Path:
+def preset_file(name: str) -> Path:
+    """Return the file of a preset.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml"))) or "(run this in the project's root)"
-        raise UserError(f"config use: there is no preset {name} in {PRESETS}: choose from {known}")
+        raise UserError(f"there is no preset {name} in {PRESETS}: choose from {known}")
     return path
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefrestore import artifacts, config, configfile
+from prefrestore.commands._convert import convert
+from prefrestore.commands._footprint import show_preset
 from prefrestore.commands.report import aligned, rows
 from prefrestore.errors import UserError
 
 if TYPE_CHECKING:
-    from prefrestore.registry.audit import Decision
+    from prefrestore.registry.audit import Audit, Decision
     from prefrestore.registry.promotion import Desk
+    from prefrestore.registry.versions import Version
 
 CONFIG = click.option(
     "--config", "file", type=click.Path(path_type=Path), default=Path("params.yaml"), help="configuration"
@@ -27,16 +32,25 @@ WHO = click.option("--who", help="who decides, for the audit log; the user's nam
 
 @click.group()
 def command() -> None:
-    """List versions, decide which one serves, go back."""
+    """List versions, decide which one serves, go back; look at a preset's networks, convert published weights."""
+
+
+command.add_command(convert)
 
 
 def _desk(file: Path) -> Desk:
-    from prefrestore.registry.audit import Audit
     from prefrestore.registry.promotion import Desk
     from prefrestore.registry.versions import Registry
 
     section = configfile.load_section(file, "publish", config.PublishConfig)
-    return Desk(Registry(section.registry), Audit(Path(section.store), section.model), section.model)
+    return Desk(Registry(section.registry), _audit(section), section.model)
+
+
+def _audit(section: config.PublishConfig) -> Audit:
+    from prefrestore.registry.audit import Audit
+    from prefrestore.registry.stores import open_store
+
+    return Audit(open_store(section.store), section.model)
 
 
 def _decision(who: str | None, why: str) -> Decision:
@@ -67,19 +81,24 @@ def list_versions(file: Path) -> None:
 
 
 @command.command()
-@click.argument("number", type=int)
+@click.argument("number", type=int, required=False)
+@click.option("--preset", help="instead of a version: networks of this preset, their parameters, memory and operations")
 @CONFIG
-def show(number: int, file: Path) -> None:
-    """Show where a version comes from, and check its release."""
-    from prefrestore.registry import release
-
+def show(number: int | None, preset: str | None, file: Path) -> None:
+    """Show where version NUMBER comes from, and check its release; or what a preset's networks cost."""
+    if (number is None) == (preset is None):
+        raise UserError("model show: name a version, or a preset with --preset")
+    if preset is not None:
+        show_preset(preset)
+        return
+    assert number is not None
     desk = _desk(file)
     version = desk.registry.get(desk.model, number)
     click.echo(f"{desk.model} version {number}\naliases: {', '.join(version.aliases) or 'none'}")
     for key, value in sorted(version.tags.items()):
         click.echo(f"{key}: {value}")
-    release.verify(version.folder, version.digest)
-    click.echo(f"release: {version.folder} (every file as released)")
+    version.store.check(version.digest)
+    click.echo(f"release: {version.source} (as released)")
 
 
 @command.command()
@@ -89,14 +108,47 @@ def show(number: int, file: Path) -> None:
 def diff(first: int, second: int, file: Path) -> None:
     """Compare what two versions reached, each on the evaluation faces of its own run."""
     desk = _desk(file)
-    folders = {f"version {number}": desk.registry.get(desk.model, number).folder for number in (first, second)}
+    versions = {f"version {number}": desk.registry.get(desk.model, number) for number in (first, second)}
     columns = {
-        name: artifacts.read_json(folder / "metrics" / "metrics.json")["columns"]["policy"]
-        for name, folder in folders.items()
+        name: _member(version, "metrics/metrics.json")["columns"]["policy"] for name, version in versions.items()
     }
-    table = artifacts.read_json(folders[f"version {second}"] / "metrics" / "metric_table.json")
+    table = _member(versions[f"version {second}"], "metrics/metric_table.json")
     for line in aligned(list(rows(columns, table))):
         click.echo(line)
+
+
+def _member(version: Version, name: str) -> Any:
+    from prefrestore.registry.stores import verified_member
+
+    content = verified_member(version.store, version.digest, name)
+    if content is None:
+        raise UserError(f"{version.name}: its release has no {name}: it was published by an old program")
+    return json.loads(content)
+
+
+@command.command()
+@click.argument("address")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="folder to make; a cache by default")
+@CONFIG
+def pull(address: str, out: Path | None, file: Path) -> None:
+    """Fetch the release at ADDRESS, verify every file and print its folder.
+
+    ADDRESS is s3://BUCKET/PREFIX/DIGEST, models:/NAME@ALIAS, models:/NAME/VERSION or a folder.
+    """
+    from prefrestore.registry.loader import locate, resolve
+
+    registry = ""
+    if address.startswith("models:"):
+        registry = configfile.load_section(file, "publish", config.PublishConfig).registry
+    if out is not None and out.exists():
+        raise UserError(f"{out}: exists: give a place where nothing is")
+    located = locate(resolve(address, registry))
+    if located.digest is None:
+        raise UserError(f"{address}: is no release (no manifest), so nothing vouches for it: publish it first")
+    if out is not None:
+        with artifacts.replacing(out) as target:
+            shutil.copytree(located.folder, target, dirs_exist_ok=True)
+    click.echo(f"{out or located.folder}")
 
 
 @command.command()
@@ -157,11 +209,8 @@ def reject(number: int, why: str, who: str | None, file: Path) -> None:
 @command.command()
 @CONFIG
 def log(file: Path) -> None:
-    """Print the audit log."""
-    from prefrestore.registry.audit import Audit
-
-    section = configfile.load_section(file, "publish", config.PublishConfig)
-    for entry in Audit(Path(section.store), section.model).entries():
+    """Check the audit log and print it."""
+    for entry in _audit(configfile.load_section(file, "publish", config.PublishConfig)).entries():
         forced = " (forced)" if entry.forced else ""
         decision = entry.decision
         click.echo(

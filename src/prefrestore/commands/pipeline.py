@@ -1,7 +1,12 @@
-"""``prefrestore pipeline``: files of the orchestrators, derived from the stage table."""
+"""``prefrestore pipeline``: ``dvc.yaml`` from the stage table, and the commands that other packages bring.
+
+The library knows no orchestrator: commands for Kubeflow are found by entry points of the group
+``prefrestore.pipeline``.
+"""
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -9,10 +14,27 @@ import click
 from prefrestore import configfile, dvcfile
 from prefrestore.errors import UserError
 
+GROUP = "prefrestore.pipeline"
 
-@click.group()
+
+class Plugins(click.Group):
+    """A group whose commands are its own and those of installed packages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *entry_points(group=GROUP).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load the command, or return None if there is none of that name."""
+        for entry in entry_points(group=GROUP, name=cmd_name):
+            loaded: click.Command = entry.load()
+            return loaded
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Plugins)
 def command() -> None:
-    """Derive orchestrators' files from the stage table."""
+    """Derive orchestrators' files from the stage table; run the graph on Kubeflow or as it would run there."""
 
 
 @command.command()

@@ -22,9 +22,9 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("store", type=FOLDER)
+@click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def stats(store: Path, as_json: bool) -> None:
+def stats(store: str, as_json: bool) -> None:
     """Count the votes of STORE, and say how far annotators agree."""
     from prefrestore.data.vote_checks import vote_statistics
     from prefrestore.data.vote_store import read
@@ -51,9 +51,9 @@ def _number(value: Any) -> str:
 
 
 @command.command()
-@click.argument("store", type=FOLDER)
+@click.argument("store")
 @click.option("--candidates", type=FOLDER, help="artifact with the candidates that may be voted on")
-def validate(store: Path, candidates: Path | None) -> None:
+def validate(store: str, candidates: Path | None) -> None:
     """Check STORE with Great Expectations; exit code 2 if anything fails."""
     from prefrestore.data.expectations import run_checks
     from prefrestore.data.vote_checks import vote_checks, vote_tables
@@ -74,7 +74,9 @@ def validate(store: Path, candidates: Path | None) -> None:
 def _known(candidates: Path) -> set[tuple[str, str]]:
     import pyarrow.parquet as pq
 
-    path = candidates / "candidates.parquet"
+    from prefrestore.data.preferences import CANDIDATES
+
+    path = candidates / CANDIDATES
     if not path.is_file():
         raise UserError(f"{candidates}: holds no candidates: run sample_candidates first")
     table = pq.read_table(path, columns=["group_id", "sha256"])
@@ -82,8 +84,8 @@ def _known(candidates: Path) -> set[tuple[str, str]]:
 
 
 @command.command()
-@click.argument("store", type=FOLDER)
-def compact(store: Path) -> None:
+@click.argument("store")
+def compact(store: str) -> None:
     """Merge the shards of each day of STORE into one."""
     from prefrestore.data.vote_store import compact, shards
 
@@ -93,9 +95,9 @@ def compact(store: Path) -> None:
 
 @command.command("import")
 @click.argument("file", type=FOLDER)
-@click.option("--store", type=FOLDER, required=True, help="vote store to add to")
+@click.option("--store", required=True, help="vote store to add to: a folder, or s3://BUCKET/PREFIX")
 @click.option("--annotator", default="import", show_default=True, help="pseudonym to record")
-def import_file(file: Path, store: Path, annotator: str) -> None:
+def import_file(file: Path, store: str, annotator: str) -> None:
     """Add the pairs of FILE (JSON lines, CSV or Parquet) to a vote store.
 
     FILE has a degraded image (lq) and either chosen and rejected, or two images with label_0 and label_1.

@@ -10,16 +10,17 @@ import click
 
 from prefrestore import artifacts
 from prefrestore.errors import UserError
-from prefrestore.stage import ARTIFACTS
+from prefrestore.stage import ARTIFACTS, STAGES, run_record
 
 COLUMNS = ("lq", "bicubic", "baseline", "base", "policy", "champion", "codec")
 FIRST = ("psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness", "sample_spread")
 ARROWS = {"higher": "up", "lower": "down"}
+PAGE = Path("report.html")
 
 
 @click.command()
 def command() -> None:
-    """Print metrics, verdict, release and where the report lies."""
+    """Print metrics, verdict and release; write report.html: the report with the verdict and what the run cost."""
     metrics, report = Path(ARTIFACTS["metrics"].path), Path(ARTIFACTS["report"].path, "report.html")
     columns = _read(metrics / "metrics.json")["columns"]
     table = _read(metrics / "metric_table.json")
@@ -29,7 +30,17 @@ def command() -> None:
         click.echo(line)
     click.echo(f"\nverdict: {verdict['sentence']}")
     published = f"{release['model']}, {release['digest']:.12}" if release["published"] else "none"
-    click.echo(f"release: {published}\nreport:  {report.resolve()}")
+    _write_page(report, verdict)
+    click.echo(f"release: {published}\nreport:  {PAGE.resolve()}")
+
+
+def _write_page(report: Path, verdict: Mapping[str, Any]) -> None:
+    from prefrestore.evaluation.page import complete, read_costs
+
+    if not report.is_file():
+        raise UserError(f"{report} is missing: make it with dvc repro (or make run)")
+    records = [run_record(Path(ARTIFACTS[row.outputs[0]].path)) for row in STAGES.values()]
+    PAGE.write_text(complete(report.read_text(encoding="utf-8"), read_costs(records), verdict), encoding="utf-8")
 
 
 def _read(path: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from prefrestore.data.candidates import (
     IMAGE_SUFFIXES,
-    MAX_CAPTION,
     MAX_FILE_BYTES,
     Candidate,
     identifier,
+    one_line,
     printable,
     split_of_name,
 )
@@ -24,6 +24,7 @@ from prefrestore.errors import UserError
 
 PARQUET, TAR = ".parquet", ".tar"
 CAPTION_COLUMNS = ("text", "txt", "caption")
+LICENCE_COLUMNS = ("licence", "license")
 READ_ROWS = 16
 
 
@@ -62,7 +63,8 @@ def _parquet(path: Path, name: str, split: Split | None, by_name: bool) -> Itera
         columns = set(file.schema_arrow.names)
         if "image" not in columns:
             raise UserError(f"ingest.uri: {name} has no column image (found {', '.join(sorted(columns))}): rename it")
-        wanted = [column for column in ("image", *CAPTION_COLUMNS, "identity", "split") if column in columns]
+        known = ("image", *CAPTION_COLUMNS, *LICENCE_COLUMNS, "identity", "split")
+        wanted = [column for column in known if column in columns]
         number = 0
         for batch in file.iter_batches(batch_size=READ_ROWS, columns=wanted):
             for row in batch.to_pylist():
@@ -74,16 +76,21 @@ def _row(row: dict[str, Any], name: str, split: Split | None, by_name: bool) -> 
     image = row["image"]
     data = image.get("bytes") if isinstance(image, dict) else image  # the hub stores {bytes, path}
     named = split_of_name(str(row["split"])) if by_name and row.get("split") else None
-    caption = next((str(row[column]) for column in CAPTION_COLUMNS if row.get(column)), "")
     return Candidate(
         id=identifier(name.replace("#", "-")),
         name=printable(name),
         payload=data if isinstance(data, bytes) else b"",
-        caption=" ".join(caption.split())[:MAX_CAPTION],
+        caption=_first(row, CAPTION_COLUMNS),
         identity=str(row.get("identity") or ""),
+        licence=_first(row, LICENCE_COLUMNS),
         split=named or split,
         problem="" if isinstance(data, bytes) else "no image in this row",
     )
+
+
+def _first(row: dict[str, Any], columns: Sequence[str]) -> str:
+    """Return the first of some columns that is filled, as one line."""
+    return one_line(next((str(row[column]) for column in columns if row.get(column)), ""))
 
 
 def _tar(path: Path, name: str, split: Split | None, by_name: bool) -> Iterator[Candidate]:  # noqa: ARG001 - as _parquet
@@ -118,7 +125,7 @@ def _member(archive: tarfile.TarFile, group: dict[str, tarfile.TarInfo], name: s
         id=identifier(name.replace("#", "-").replace("/", "-")),
         name=printable(name),
         payload=b"" if image is None or problem else _bytes(archive, image),
-        caption="" if text is None or _problem(text) else _caption(_bytes(archive, text)),
+        caption="" if text is None or _problem(text) else one_line(_bytes(archive, text)),
         split=split,
         problem=problem,
     )
@@ -138,7 +145,3 @@ def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if len(data) != member.size:
         raise tarfile.ReadError("unexpected end of data")
     return data
-
-
-def _caption(data: bytes) -> str:
-    return " ".join(data.decode("utf-8", "replace").split())[:MAX_CAPTION]

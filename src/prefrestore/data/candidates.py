@@ -30,6 +30,7 @@ class Candidate:
     payload: Path | bytes
     caption: str = ""
     identity: str = ""
+    licence: str = ""  # empty: the source does not name one
     split: Split | None = None  # None: to be decided by hash
     problem: str = ""  # why it cannot be taken, where that is known already
 
@@ -51,6 +52,12 @@ def split_of_name(name: str) -> Split | None:
 def printable(text: str) -> str:
     """Return text with undecodable bytes of a file name made visible."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str | bytes) -> str:
+    """Return a caption or the like as one line of bounded length; bytes that are no UTF-8 are replaced."""
+    decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    return " ".join(decoded.split())[:MAX_CAPTION]
 
 
 def identifier(text: str) -> str:

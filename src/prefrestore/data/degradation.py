@@ -33,11 +33,16 @@ def degrade(hq: np.ndarray, record: DegradationRecord) -> np.ndarray:
     """Return the LQ image of a record.
 
     Args:
-        hq: 8-bit RGB [H, W, 3] of the record's size.
+        hq: 8-bit RGB [H, W, 3] of the record's size; it is left as it is.
         record: what to do; the same record gives the same pixels.
+
+    Raises:
+        ValueError: the image is of another size or type.
     """
     if hq.shape[:2] != (record.height, record.width):
         raise ValueError(f"image is {hq.shape[:2]}, its record is for {record.height} x {record.width}")
+    if hq.dtype != np.uint8:
+        raise ValueError(f"image is {hq.dtype}, expected uint8")
     return _to_8bit(_apply(hq, record.operations), record.rounding)
 
 
@@ -49,12 +54,15 @@ def degrade_small(hq: np.ndarray, record: DegradationRecord) -> np.ndarray:
 
 def _to_8bit(image: np.ndarray, rounding: str) -> np.ndarray:
     if rounding == "nearest":
-        image = np.rint(image)
-    return np.clip(image, 0, FULL, out=image if image.flags.writeable else None).astype(np.uint8)
+        np.rint(image, out=image)
+    return _clip(image).astype(np.uint8)
 
 
 def _apply(image: np.ndarray, operations: tuple[Operation, ...]) -> np.ndarray:
-    """Apply operations in order; a blur and the resize after it go together."""
+    """Apply operations in order; a blur and the resize after it go together.
+
+    Only the first float image is copied from the 8-bit one: from then on every operation may write into its input.
+    """
     place = 0
     while place < len(operations):
         operation, follower = operations[place], operations[place + 1 : place + 2]
@@ -64,7 +72,7 @@ def _apply(image: np.ndarray, operations: tuple[Operation, ...]) -> np.ndarray:
         else:
             image = _apply_one(image.astype(np.float32, copy=False), operation)
         place += 1
-    return image.astype(np.float32, copy=image.dtype == np.float32)
+    return image.astype(np.float32, copy=False)
 
 
 def _apply_one(image: np.ndarray, operation: Operation) -> np.ndarray:
@@ -80,7 +88,7 @@ def _apply_one(image: np.ndarray, operation: Operation) -> np.ndarray:
         case Jpeg():
             return _jpeg(image, operation.quality)
         case ColourShift():
-            return _clip(image + np.array([operation.red, operation.green, operation.blue], np.float32))
+            return _add(image, np.array([operation.red, operation.green, operation.blue], np.float32))
         case ColourJitter():
             return _colour_jitter(image, operation)
         case Grey():
@@ -91,6 +99,11 @@ def _clip(image: np.ndarray) -> np.ndarray:
     return np.clip(image, 0, FULL, out=image)
 
 
+def _add(image: np.ndarray, change: np.ndarray) -> np.ndarray:
+    image += change
+    return _clip(image)
+
+
 def _generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
@@ -98,7 +111,8 @@ def _generator(seed: int) -> np.random.Generator:
 def _gaussian_noise(image: np.ndarray, noise: GaussianNoise) -> np.ndarray:
     shape = (*image.shape[:2], 1 if noise.grey else image.shape[2])
     field = _generator(noise.seed).standard_normal(shape, np.float32)
-    return _clip(image + field * np.float32(noise.sigma))
+    field *= np.float32(noise.sigma)
+    return _add(image, field)
 
 
 def _poisson_noise(image: np.ndarray, noise: PoissonNoise) -> np.ndarray:
@@ -109,11 +123,11 @@ def _poisson_noise(image: np.ndarray, noise: PoissonNoise) -> np.ndarray:
     clean = np.clip(np.rint(_luma(image) if noise.grey else image), 0, FULL)
     levels = 2 ** np.ceil(np.log2(len(np.unique(clean))))
     counts = _generator(noise.seed).poisson(clean / FULL * levels)
-    return _clip(image + ((counts / levels * FULL - clean) * noise.scale).astype(np.float32))
+    return _add(image, ((counts / levels * FULL - clean) * noise.scale).astype(np.float32))
 
 
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    rounded = np.rint(_clip(image.copy())).astype(np.uint8)
+    rounded = _to_8bit(image, "nearest")
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rounded, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32)
 

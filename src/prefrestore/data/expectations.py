@@ -16,6 +16,7 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from prefrestore.data.validation import Check
 
 ROWS_SHOWN = 20
+SHOWN_DECIMALS = 6
 BINS = 30
 
 
@@ -68,12 +69,14 @@ def _run(batch: Any, table: pd.DataFrame, check: Check) -> Outcome:
 
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments fit to be shown; long sets become their length."""
-    return {
-        name: f"{len(value)} values" if isinstance(value, list) and len(value) > ROWS_SHOWN else value
-        for name, value in arguments.items()
-        if value is not None
-    }
+    """Return arguments fit to be shown: long sets become their length, bounds lose their slack for rounding."""
+    return {name: _short(value) for name, value in arguments.items() if value is not None}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > ROWS_SHOWN:
+        return f"{len(value)} values"
+    return round(value, SHOWN_DECIMALS) + 0.0 if isinstance(value, float) else value  # + 0.0: no minus zero
 
 
 def _observed(table: pd.DataFrame, result: Mapping[str, Any], column: str | None) -> str:

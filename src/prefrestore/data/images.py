@@ -36,7 +36,7 @@ def read_file(payload: Path | bytes, problem: str = "") -> bytes:
         raise UnreadableError(f"cannot be read ({error.strerror})") from None
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file to 8-bit RGB [H, W, 3], turned upright, transparency laid over white.
 
     Raises:
@@ -46,8 +46,8 @@ def decode(data: bytes) -> np.ndarray:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check(image)
-                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+                _check(image, max_pixels)
+                return np.array(to_rgb(ImageOps.exif_transpose(image)))
         except UnreadableError:
             raise
         except Image.DecompressionBombError:
@@ -58,9 +58,9 @@ def decode(data: bytes) -> np.ndarray:
             raise UnreadableError(f"damaged ({type(error).__name__})") from error
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UnreadableError("too many pixels")
     if min(width, height) < MIN_SIDE:
         raise UnreadableError(f"smaller than {MIN_SIDE} px")
@@ -68,7 +68,12 @@ def _check(image: Image.Image) -> None:
         raise UnreadableError("several frames")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode as RGB, transparency laid over white.
+
+    Raises:
+        UnreadableError: its values have no meaning as 8 or 16 bits.
+    """
     if image.mode.startswith("I"):  # 16 bits a pixel, also where Pillow widens them to 32
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:

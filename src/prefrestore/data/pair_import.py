@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from prefrestore.data.preferences import Judgement, pair_id, pixel_digest
 from prefrestore.data.tables import Rejection
 from prefrestore.data.vote_store import append
 from prefrestore.errors import UserError
+from prefrestore.runtime.shelf import Place, Shelf, open_shelf
 
 IMAGES, INPUTS = "images", "inputs"
 UNKNOWN_SEED = -1
@@ -56,7 +56,7 @@ class Imported:
     rejected: tuple[Rejection, ...]
 
 
-def import_pairs(file: Path, store: Path, annotator: str) -> Imported:
+def import_pairs(file: Path, store: Place, annotator: str) -> Imported:
     """Add every usable row of ``file`` to ``store``; rows that cannot be used are named.
 
     Images may be bytes, ``{"bytes": ...}`` or ``{"path": ...}`` mappings, base64 text, or paths relative to the file.
@@ -66,10 +66,11 @@ def import_pairs(file: Path, store: Path, annotator: str) -> Imported:
     """
     rows = read_rows(file)
     layout = find_layout(set(rows[0]) if rows else set(), file)
+    shelf = open_shelf(store)
     judgements, rejected = [], []
     for number, row in enumerate(rows):
         try:
-            judgements.append(_import_row(row, layout, file.parent, store, annotator))
+            judgements.append(_import_row(row, layout, file.parent, shelf, annotator))
         except (UnreadableError, ValueError, OSError) as error:
             rejected.append(Rejection(f"{file.name}:{number}", " ".join(str(error).split())))
     append(store, judgements)
@@ -125,13 +126,13 @@ def find_layout(columns: set[str], file: Path) -> Layout:
     return Layout(*pair, lq, text, labelled)
 
 
-def _import_row(row: Mapping[str, Any], layout: Layout, folder: Path, store: Path, annotator: str) -> Judgement:
+def _import_row(row: Mapping[str, Any], layout: Layout, folder: Path, shelf: Shelf, annotator: str) -> Judgement:
     choice = _choice(row) if layout.labelled else "a"
     lq, first, second = (load_image(row.get(name), folder) for name in (layout.lq, layout.first, layout.second))
     if not lq.shape == first.shape == second.shape:
         raise ValueError(f"the images differ in size: {lq.shape}, {first.shape}, {second.shape}")
-    lq_digest = put_input(store, lq, str(row.get(layout.text) or "") if layout.text else "")
-    digest_a, digest_b = put_image(store, first), put_image(store, second)
+    lq_digest = put_input(shelf, lq, str(row.get(layout.text) or "") if layout.text else "")
+    digest_a, digest_b = put_image(shelf, first), put_image(shelf, second)
     return Judgement(
         pair_id=pair_id(lq_digest, digest_a, digest_b),
         lq_id=f"import-{lq_digest[:16]}/0",
@@ -188,39 +189,33 @@ def load_image(value: Any, folder: Path) -> np.ndarray:
         raise ValueError(f"{value:.80} is neither a file beside the table nor base64") from None
 
 
-def put_image(store: Path, image: np.ndarray) -> str:
+def put_image(shelf: Shelf, image: np.ndarray) -> str:
     """Keep an image under the sha256 of its PNG bytes, written whole or not at all; return the digest."""
     data = encode_png(image)
     digest = hashlib.sha256(data).hexdigest()
-    target = store / IMAGES / f"{digest}.png"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+    shelf.put(f"{IMAGES}/{digest}.png", data)
     return digest
 
 
-def put_input(store: Path, lq: np.ndarray, text: str) -> str:
+def put_input(shelf: Shelf, lq: np.ndarray, text: str) -> str:
     """Keep a degraded image and its text under the digest of its pixels, and return that."""
     digest = pixel_digest(lq)
-    image = put_image(store, lq)
-    (store / INPUTS).mkdir(exist_ok=True)
-    artifacts.write_json(store / INPUTS / f"{digest}.json", {"image": image, "text": text})
+    stored = {"image": put_image(shelf, lq), "text": text}
+    shelf.put(f"{INPUTS}/{digest}.json", artifacts.canonical_json(stored).encode())
     return digest
 
 
-def stored_image(store: Path, digest: str) -> np.ndarray | None:
+def stored_image(shelf: Shelf, digest: str) -> np.ndarray | None:
     """Return an image [H, W, 3] the store keeps, or None if it does not."""
-    path = store / IMAGES / f"{digest}.png"
-    return decode_png(path.read_bytes()) if path.is_file() else None
+    data = shelf.get(f"{IMAGES}/{digest}.png")
+    return None if data is None else decode_png(data)
 
 
-def stored_input(store: Path, digest: str) -> tuple[np.ndarray, str] | None:
+def stored_input(shelf: Shelf, digest: str) -> tuple[np.ndarray, str] | None:
     """Return a degraded image [H, W, 3] the store keeps and its text, or None if it does not."""
-    path = store / INPUTS / f"{digest}.json"
-    if not path.is_file():
+    data = shelf.get(f"{INPUTS}/{digest}.json")
+    if data is None:
         return None
-    stored = artifacts.read_json(path)
-    image = stored_image(store, stored["image"])
+    stored = json.loads(data)
+    image = stored_image(shelf, stored["image"])
     return None if image is None else (image, stored["text"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def chosen_shards(faces: Path, index: int, count: int) -> list[Path]:
     return shards[index::count]
 
 
-def write_pairs(shard: Path, output: Path, pairs: list[Pair]) -> None:
-    """Write the pairs of one shard of faces: its HQ table as it is, and the LQ table."""
+def write_pairs(shard: Path, output: Path, pairs: Iterable[Pair]) -> None:
+    """Write the pairs of one shard of faces: its HQ table as it is, and the LQ table as it is made."""
     shutil.copyfile(shard, output / shard.name.replace("faces-", "hq-"))
     write_rows(output / shard.name.replace("faces-", "lq-"), PAIR_SCHEMA, pairs)
 

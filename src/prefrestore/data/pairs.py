@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefrestore.artifacts import read_json, read_manifest
 from prefrestore.data.images import decode_png
 from prefrestore.data.operations import DegradationRecord
-from prefrestore.data.tables import Split, read_rows, shard_paths
+from prefrestore.data.tables import COUNTS, Split, read_rows, shard_paths
 from prefrestore.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +87,19 @@ def load_pairs(folder: Path, split: Split) -> PairSet:
         records=tuple(tuple(record for _, record in row) for row in rows),
         landmarks=faces.landmarks,
     )
+
+
+def describe_pairs(folder: Path) -> dict[str, Any]:
+    """Return as JSON values what the pairs are: how they were degraded, how many, and under which licences."""
+    rows = (row["licence"] for path in shard_paths(folder, "hq") for row in read_rows(path, ["licence"]))
+    manifest = read_manifest(folder)
+    counted = dict(sorted(Counter(rows).items()))
+    return {
+        "config": dict(manifest.config),
+        "faces": manifest.inputs.get("faces"),
+        "counts": read_json(folder / COUNTS),
+        "licences": counted,
+    }
 
 
 def _load_faces(folder: Path, stem: str, split: Split) -> FaceSet:

@@ -18,7 +18,13 @@ from scipy.stats import binomtest
 from prefrestore import artifacts
 from prefrestore.data.tables import Rejection
 
+CANDIDATES, INPUTS = "candidates.parquet", "inputs.parquet"
+"""Files of the artifact ``candidates``: the restorations, and the LQ image and text of each group of them."""
+
 CHOICES = ("a", "b", "tie", "both_bad")
+UNDO = "undo"
+"""In place of a choice: takes back every earlier answer of this annotator to this showing. A store only grows."""
+
 SOURCES = ("human", "simulated", "import")
 SIMULATED_TIME = "2000-01-01T00:00:00Z"
 """The time of every simulated judgement: nothing volatile may enter an artifact."""
@@ -38,7 +44,7 @@ class Judgement:
         digest_a: sha256 of the PNG bytes of the candidate shown as a (left).
         model_a: short digest of the model that drew it.
         seed_a: seed it was drawn with.
-        choice: ``a``, ``b``, ``tie`` or ``both_bad``.
+        choice: ``a``, ``b``, ``tie`` or ``both_bad``; ``undo`` takes an answer back.
         annotator: pseudonym.
         repeat: 0, or n for the n-th hidden repeat of the pair to the same annotator.
         source: ``human``, ``simulated`` or ``import``.
@@ -106,7 +112,7 @@ def parse_judgement(row: Mapping[str, Any]) -> Judgement:
             raise ValueError(f"{field.name} must be {kind.__name__}, found {value!r:.40}")
         values[field.name] = value
     judgement = Judgement(**values)
-    for name, allowed in (("choice", CHOICES), ("source", SOURCES)):
+    for name, allowed in (("choice", (*CHOICES, UNDO)), ("source", SOURCES)):
         if values[name] not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {values[name]!r:.40}")
     if judgement.repeat < 0:
@@ -115,6 +121,21 @@ def parse_judgement(row: Mapping[str, Any]) -> Judgement:
         raise ValueError(f"pair_id {judgement.pair_id!r:.40} does not belong to these images")
     parse_time(judgement.time)
     return judgement
+
+
+def settle(judgements: Iterable[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    """Return the answers that stand, and the records that took others back.
+
+    A record ``undo`` takes back what the same annotator answered to the same showing at its time or before.
+    """
+    rows = list(judgements)
+    undos = [row for row in rows if row.choice == UNDO]
+    last: dict[tuple[str, str, int], datetime] = {}
+    for undo in undos:
+        time = parse_time(undo.time)
+        last[showing(undo)] = max(last.get(showing(undo), time), time)
+    standing = [row for row in rows if showing(row) not in last or parse_time(row.time) > last[showing(row)]]
+    return [row for row in standing if row.choice != UNDO], undos
 
 
 def parse_time(text: str) -> datetime:
@@ -171,19 +192,20 @@ def _reason_against(judgement: Judgement, candidates: Collection[tuple[str, str]
 def _contradictions(judgements: Mapping[str, Judgement]) -> set[str]:
     showings: dict[tuple[str, str, int], set[str]] = defaultdict(set)
     for judgement in judgements.values():
-        showings[_showing(judgement)].add(canonical_choice(judgement))
-    return {key for key, judgement in judgements.items() if len(showings[_showing(judgement)]) > 1}
+        showings[showing(judgement)].add(canonical_choice(judgement))
+    return {key for key, judgement in judgements.items() if len(showings[showing(judgement)]) > 1}
 
 
 def _doubles(judgements: Mapping[str, Judgement]) -> set[str]:
     first: dict[tuple[str, str, int], tuple[str, str]] = {}
     for key, judgement in judgements.items():
-        showing = _showing(judgement)
-        first[showing] = min(first.get(showing, (judgement.time, key)), (judgement.time, key))
-    return {key for key, judgement in judgements.items() if first[_showing(judgement)][1] != key}
+        asked = showing(judgement)
+        first[asked] = min(first.get(asked, (judgement.time, key)), (judgement.time, key))
+    return {key for key, judgement in judgements.items() if first[showing(judgement)][1] != key}
 
 
-def _showing(judgement: Judgement) -> tuple[str, str, int]:
+def showing(judgement: Judgement) -> tuple[str, str, int]:
+    """Return what was asked of whom: pair, annotator and repeat."""
     return judgement.pair_id, judgement.annotator, judgement.repeat
 
 

@@ -11,10 +11,10 @@ from prefrestore.config import IngestConfig
 from prefrestore.data.archives import PARQUET, TAR, archive_candidates, count_archive
 from prefrestore.data.candidates import (
     IMAGE_SUFFIXES,
-    MAX_CAPTION,
     MAX_FILE_BYTES,
     Candidate,
     identifier,
+    one_line,
     printable,
     split_of_name,
     unique,
@@ -119,11 +119,7 @@ def _side_car(root: Path, path: Path) -> str:
     text = path.with_suffix(".txt")
     if not text.is_file() or _problem(root, text):
         return ""
-    return _one_line(text.read_bytes())
-
-
-def _one_line(data: bytes) -> str:
-    return " ".join(data.decode("utf-8", "replace").split())[:MAX_CAPTION]
+    return one_line(text.read_bytes())
 
 
 def _archives(uri: str, by_name: bool, suffix: str) -> Source:
@@ -211,5 +207,5 @@ def _s3_read(candidate: Candidate, named: dict[str, Remote]) -> Candidate:
     if candidate.problem:
         return candidate
     text = named.get(PurePosixPath(candidate.name).with_suffix(".txt").as_posix())
-    caption = _one_line(read(text)) if text else ""
+    caption = one_line(read(text)) if text else ""
     return replace(candidate, payload=read(named[candidate.name]), caption=caption)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,33 +90,20 @@ class Rejection:
     reason: str
 
 
-def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Face | Pair | Rejection]) -> None:
-    """Write dataclasses as one Parquet file; equal rows give equal bytes."""
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in schema}
-    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd", row_group_size=READ_ROWS)
+def write_rows(path: Path, schema: pa.Schema, rows: Iterable[Face | Pair | Rejection]) -> None:
+    """Write dataclasses as one Parquet file, a row group at a time as they come; equal rows give equal bytes."""
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        while group := list(islice(remaining, READ_ROWS)):
+            columns = {field.name: [getattr(row, field.name) for row in group] for field in schema}
+            file.write_table(pa.table(columns, schema=schema))
 
 
-class ShardWriter:
-    """Writes rows into numbered Parquet files, at most ``shard_rows`` in each."""
-
-    def __init__(self, folder: Path, stem: str, schema: pa.Schema, shard_rows: int) -> None:
-        self._folder, self._stem, self._schema, self._limit = folder, stem, schema, shard_rows
-        self._rows: list[Face | Pair] = []
-        self._written = 0
-
-    def add(self, row: Face | Pair) -> None:
-        """Take a row; a full shard goes to disk."""
-        self._rows.append(row)
-        if len(self._rows) == self._limit:
-            self.close()
-
-    def close(self) -> None:
-        """Write what is left."""
-        if self._rows:
-            path = self._folder / f"{self._stem}-{self._written:05d}.parquet"
-            write_rows(path, self._schema, self._rows)
-            self._written += 1
-            self._rows = []
+def write_shards(folder: Path, stem: str, schema: pa.Schema, rows: Iterable[Face | Pair], shard_rows: int) -> None:
+    """Write rows into numbered Parquet files, ``shard_rows`` in each but the last; never more than a group waits."""
+    remaining = iter(rows)
+    for number, first in enumerate(remaining):
+        write_rows(folder / f"{stem}-{number:05d}.parquet", schema, chain([first], islice(remaining, shard_rows - 1)))
 
 
 def write_set_aside(folder: Path, rejected: Sequence[Rejection], taken: Mapping[Split, int]) -> None:

@@ -16,6 +16,8 @@ from prefrestore.evaluation.columns import Column
 from prefrestore.evaluation.distributions import set_distance
 from prefrestore.evaluation.groups import GroupResult, break_down
 from prefrestore.evaluation.measure import measure
+from prefrestore.evaluation.metrics import METRICS
+from prefrestore.evaluation.seeds import with_seed_gains
 from prefrestore.evaluation.significance import Comparison, Estimate
 from prefrestore.evaluation.summary import (
     compare_columns,
@@ -25,7 +27,8 @@ from prefrestore.evaluation.summary import (
     statements,
     summarise,
 )
-from prefrestore.evaluation.table import PER_SAMPLE, per_face
+from prefrestore.evaluation.table import CANDIDATE, PER_SAMPLE, per_face
+from prefrestore.models.lpips import Lpips
 from prefrestore.rewards.composite import CompositeReward
 
 
@@ -58,13 +61,19 @@ class Assessment:
     confidence: float
 
 
-def assess(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, config: EvaluateConfig) -> Assessment:
+def assess(
+    columns: Sequence[Column],
+    pairs: PairSet,
+    reward: CompositeReward,
+    config: EvaluateConfig,
+    lpips: Lpips | None = None,
+) -> Assessment:
     """Measure and compare columns on the frozen pairs."""
     how = resampling_of(config)
-    measured = measure(columns, pairs, reward)
+    measured = measure(columns, pairs, reward, lpips)
     faces = per_face(measured.samples)
     distances = {name: set_distance(found, measured.hq_embeddings) for name, found in measured.embeddings.items()}
-    comparisons = compare_columns(faces, config)
+    comparisons = with_seed_gains(compare_columns(faces, config), measured.samples)
     calibrated = {column.name: calibrate(column.samples, pairs.hq, how) for column in columns}
     return Assessment(
         columns=columns,
@@ -93,3 +102,30 @@ def write_metrics(found: Assessment, folder: Path) -> None:
         for name, (calibration, reliability) in found.uncertainty.items()
     }
     artifacts.write_json(folder / "uncertainty.json", uncertainty)
+    artifacts.write_json(folder / "gains.json", plain(gain_rows(found.comparisons)))
+    artifacts.write_json(folder / "reliability.json", plain(reliability_rows(found)))
+
+
+def write_reward_curve(policy: Path, folder: Path) -> None:
+    """Write the reward of each epoch of alignment as rows that are all alike, which DVC asks of what it plots."""
+    rows = artifacts.read_json(policy / "history.json") if (policy / "history.json").is_file() else []
+    curve = [{name: row[name] for name in ("step", "reward_total")} for row in rows if "reward_total" in row]
+    artifacts.write_json(folder / "policy_reward.json", curve)
+
+
+def gain_rows(comparisons: Sequence[Comparison]) -> list[dict[str, str | float]]:
+    """Return the gains over base as rows to plot, in halves of their intervals: beyond 1 zero lies outside."""
+    return [
+        {"metric": METRICS[row.metric].label, "gain_by_half_interval": 2 * row.gain / (row.high - row.low)}
+        for row in comparisons
+        if row.against == "base" and row.high > row.low
+    ]
+
+
+def reliability_rows(found: Assessment) -> list[dict[str, float]]:
+    """Return the aligned model's estimated and true error, by bin, as rows to plot."""
+    if CANDIDATE not in found.uncertainty:
+        return []
+    _, reliability = found.uncertainty[CANDIDATE]
+    bins = zip(reliability.predicted, reliability.true, strict=True)
+    return [{"estimated_error": estimated, "true_error": true} for estimated, true in bins]

@@ -121,23 +121,26 @@ def encode_conditions(pipeline: PrefRestorePipeline, pairs: PairSet, batch_size:
     return Condition.concatenate(parts)
 
 
+@torch.no_grad()
 def sampled_column(
     name: str, pipeline: PrefRestorePipeline, conditions: Condition, pairs: PairSet, sampling: Sampling
 ) -> Column:
-    """Draw every face ``sampling.samples`` times; noise depends on face and sample alone, so columns are paired."""
-    count = len(pairs.ids)
-    order = [(sample, face) for sample in range(sampling.samples) for face in range(count)]
-    restored = np.empty((len(order), *pairs.hq.shape[1:]), np.uint8)
-    batches = list(fixed_batches(len(order), sampling.batch_size))
-    start = 0
-    for rows, real in track(batches, f"evaluate: {name}", total=len(batches), unit="batch"):
-        chosen = [order[row] for row in rows]
-        seeds = [derive("evaluate", sampling.seed, pairs.ids[face], sample) for sample, face in chosen]
-        condition = conditions.select([face for _, face in chosen])
-        latents = pipeline.sample(condition, pipeline.initial_noise(seeds), sampling.steps)
-        restored[start : start + real] = to_uint8(pipeline.decode(latents))[:real]
-        start += real
-    return Column(name, restored.reshape(sampling.samples, count, *pairs.hq.shape[1:]))
+    """Draw every face ``sampling.samples`` times; noise depends on face and sample alone, so columns are paired.
+
+    All samples of a face follow each other, so that its condition is prepared once.
+    """
+    restored = np.empty((sampling.samples, *pairs.hq.shape), np.uint8)
+    batches = list(fixed_batches(len(pairs.ids), max(1, sampling.batch_size // sampling.samples)))
+    for faces, real in track(batches, f"evaluate: {name}", total=len(batches), unit="batch"):
+        condition = pipeline.prepare(conditions.select(faces))
+        for first in range(0, sampling.samples, sampling.batch_size):
+            drawn = range(first, min(first + sampling.batch_size, sampling.samples))
+            seeds = [derive("evaluate", sampling.seed, pairs.ids[face], sample) for face in faces for sample in drawn]
+            latents = pipeline.sample(condition, pipeline.initial_noise(seeds), sampling.steps)
+            images = to_uint8(pipeline.decode(latents))
+            images = images.reshape(len(faces), len(drawn), *images.shape[1:])
+            restored[drawn, faces[0] : faces[0] + real] = images[:real].swapaxes(0, 1)
+    return Column(name, restored)
 
 
 def fixed_batches(count: int, batch_size: int) -> Iterator[tuple[list[int], int]]:

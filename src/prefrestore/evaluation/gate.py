@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import pandas as pd
 
 from prefrestore.config import GateConfig, GateRule
 from prefrestore.errors import UserError
+from prefrestore.evaluation.limits import Check, Outcome, check_bands, check_limits
 from prefrestore.evaluation.metrics import METRICS
 from prefrestore.evaluation.significance import Comparison, Question, Resampling, compare
-from prefrestore.evaluation.table import CANDIDATE, values_of
-
-Outcome = Literal["passed", "failed", "watched", "skipped"]
+from prefrestore.evaluation.table import CANDIDATE, PER_SAMPLE, per_face, values_of
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,47 @@ class Verdict:
     passed: bool
     sentence: str
     findings: tuple[Finding, ...]
+    limits: tuple[Check, ...] = ()
+    bands: tuple[Check, ...] = ()
+
+
+def judge_metrics(metrics: Path, config: GateConfig) -> Verdict:
+    """Apply all rules to an artifact ``metrics``.
+
+    Raises:
+        UserError: as :func:`judge`, ``check_limits`` and ``check_bands``, or the table of values is missing.
+    """
+    table = metrics / PER_SAMPLE
+    if not table.is_file():
+        raise UserError(f"gate: {table} is missing: run evaluate again")
+    compared = judge(per_face(pd.read_parquet(table)), config)
+    limits, bands = check_limits(metrics, config.limits), check_bands(metrics, config.bands)
+    return _verdict(compared.findings, limits, bands)
 
 
 def judge(faces: pd.DataFrame, config: GateConfig) -> Verdict:
-    """Apply the rules to values per face (``evaluation.table.per_face``).
+    """Apply the paired rules to values per face (``evaluation.table.per_face``).
 
     Raises:
         UserError: a rule names an unknown metric, or a column other than the champion is missing.
     """
-    findings = tuple(_apply(rule, faces, config) for rule in config.rules)
-    failed = [finding for finding in findings if finding.outcome == "failed"]
-    decided = [finding for finding in findings if finding.outcome in ("passed", "failed")]
-    passed = bool(decided) and not failed
-    return Verdict(passed, _sentence(findings, passed), findings)
+    return _verdict(tuple(_apply(rule, faces, config) for rule in config.rules), (), ())
+
+
+def _verdict(findings: tuple[Finding, ...], limits: tuple[Check, ...], bands: tuple[Check, ...]) -> Verdict:
+    """Passed is what was compared and holds: limits and bands alone give no right to be published."""
+    compared = [Check(describe(finding.rule), finding.outcome, finding.why) for finding in _decided(findings)]
+    required = [*compared, *(check for check in (*limits, *bands) if check.outcome != "watched")]
+    passed = bool(compared) and all(check.outcome == "passed" for check in required)
+    return Verdict(passed, _sentence(required if compared else [], _skipped(findings), passed), findings, limits, bands)
+
+
+def _decided(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.outcome in ("passed", "failed")]
+
+
+def _skipped(findings: Sequence[Finding]) -> int:
+    return sum(finding.outcome == "skipped" for finding in findings)
 
 
 def _apply(rule: GateRule, faces: pd.DataFrame, config: GateConfig) -> Finding:
@@ -93,14 +120,12 @@ def describe(rule: GateRule) -> str:
     return f"{label} against {rule.against} (watched)"
 
 
-def _sentence(findings: Sequence[Finding], passed: bool) -> str:
-    decided = [finding for finding in findings if finding.outcome in ("passed", "failed")]
-    failed = [finding for finding in decided if finding.outcome == "failed"]
-    skipped = sum(finding.outcome == "skipped" for finding in findings)
+def _sentence(required: Sequence[Check], skipped: int, passed: bool) -> str:
     note = f" {skipped} rules against the champion were skipped: there is none yet." if skipped else ""
-    if not decided:
+    if not required:
         return f"Not passed: no rule could decide.{note}"
     if passed:
-        return f"Passed: all {len(decided)} required rules hold.{note}"
-    reasons = "; ".join(f"{describe(finding.rule)}: {finding.why}" for finding in failed)
-    return f"Not passed: {len(failed)} of {len(decided)} required rules fail ({reasons}).{note}"
+        return f"Passed: all {len(required)} required rules hold.{note}"
+    failed = [check for check in required if check.outcome == "failed"]
+    reasons = "; ".join(f"{check.rule}: {check.why}" for check in failed)
+    return f"Not passed: {len(failed)} of {len(required)} required rules fail ({reasons}).{note}"

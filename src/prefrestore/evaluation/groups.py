@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from skimage.color import rgb2lab
 
 from prefrestore.data.operations import DegradationRecord, Resize
 from prefrestore.data.pairs import PairSet
+from prefrestore.evaluation.metrics import gain_sign
 from prefrestore.evaluation.significance import Comparison, Estimate, Question, Resampling, compare, estimate
 from prefrestore.evaluation.table import CANDIDATE, values_of
 from prefrestore.faces.geometry import interocular, is_known
@@ -36,18 +38,38 @@ TRAITS: Mapping[str, str] = {
     "glasses": r"\b(sun)?glasses\b|\bspectacles\b",
     "beard": r"\b(beard|moustache|mustache|goatee)\b",
 }
+PEOPLE = ("skin tone", *TRAITS)
+"""Kinds of groups that say who is served; the others say how hard the LQ is."""
 _NEGATED = re.compile(r"\b(no|without)\b(\s+\w+)?\s*$")
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """One group: how the aligned model does there, and its gain over base."""
+    """One group: how the aligned model does there, its gain over base, and how far the group stands from the others.
+
+    ``apart`` has signed as gains: above zero the group is served better than the other faces of its kind.
+    """
 
     kind: str
     name: str
     n: int
     estimates: Mapping[str, Estimate]
     gains: Mapping[str, Comparison]
+    apart: Mapping[str, Difference]
+
+    @property
+    def is_of_people(self) -> bool:
+        """Whether the group is by what the person looks like, not by how the LQ was made."""
+        return self.kind in PEOPLE
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two independent means with its interval; NaN where a side has fewer than two faces."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def groups_of(pairs: PairSet) -> dict[str, dict[str, np.ndarray]]:
@@ -119,7 +141,7 @@ def _by_trait(captions: Sequence[str], pattern: str) -> dict[str, np.ndarray]:
 def break_down(faces: pd.DataFrame, pairs: PairSet, margins: Mapping[str, float], how: Resampling) -> list[GroupResult]:
     """Return the aligned model's figures and its gain over base in every group of at least two faces."""
     return [
-        _measure_group(faces, mask, (kind, name), margins, how)
+        _measure_group(faces, (mask, np.logical_or.reduce(list(found.values())) & ~mask), (kind, name), margins, how)
         for kind, found in groups_of(pairs).items()
         for name, mask in found.items()
         if mask.sum() >= SMALLEST_GROUP
@@ -127,11 +149,39 @@ def break_down(faces: pd.DataFrame, pairs: PairSet, margins: Mapping[str, float]
 
 
 def _measure_group(
-    faces: pd.DataFrame, mask: np.ndarray, key: tuple[str, str], margins: Mapping[str, float], how: Resampling
+    faces: pd.DataFrame,
+    masks: tuple[np.ndarray, np.ndarray],
+    key: tuple[str, str],
+    margins: Mapping[str, float],
+    how: Resampling,
 ) -> GroupResult:
-    values = {name: (values_of(faces, CANDIDATE, name)[mask], values_of(faces, "base", name)[mask]) for name in SHOWN}
+    inside, others = masks
+    values = {name: (values_of(faces, CANDIDATE, name), values_of(faces, "base", name)) for name in faces.columns}
     gains = {
-        name: compare(Question(name, CANDIDATE, "base", margins.get(name, 0.0)), *both, how)
-        for name, both in values.items()
+        name: compare(Question(name, CANDIDATE, "base", margins.get(name, 0.0)), mine[inside], base[inside], how)
+        for name, (mine, base) in values.items()
     }
-    return GroupResult(*key, int(mask.sum()), {name: estimate(both[0], how) for name, both in values.items()}, gains)
+    return GroupResult(
+        *key,
+        int(inside.sum()),
+        {name: estimate(mine[inside], how) for name, (mine, _) in values.items()},
+        gains,
+        {
+            name: difference(gain_sign(name) * mine[inside], gain_sign(name) * mine[others], how.confidence)
+            for name, (mine, _) in values.items()
+        },
+    )
+
+
+def difference(first: np.ndarray, second: np.ndarray, confidence: float) -> Difference:
+    """Return the mean of ``first`` less that of ``second``, with Welch's interval; unknown values are left out."""
+    sides = [side[np.isfinite(side)] for side in (first, second)]
+    if min(map(len, sides)) < 2:
+        return Difference(*(3 * (float("nan"),)))
+    gap = float(sides[0].mean() - sides[1].mean())
+    shares = np.array([side.var(ddof=1) / len(side) for side in sides])
+    if shares.sum() == 0:
+        return Difference(gap, gap, gap)
+    freedom = shares.sum() ** 2 / sum(share**2 / (len(side) - 1) for share, side in zip(shares, sides, strict=True))
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(shares.sum()))
+    return Difference(gap, gap - reach, gap + reach)

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 
 from prefrestore.data.degradation import degrade
+from prefrestore.data.operations import DegradationRecord
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.evaluation.columns import Column
 from prefrestore.evaluation.metrics import high_band_energy, ms_ssim, psnr, sharpness, ssim
 from prefrestore.evaluation.niqe import NaturalModel, fit_natural_model, niqe
+from prefrestore.evaluation.perceptual import lpips_values
 from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread
 from prefrestore.faces.analysis import FaceAnalysis
 from prefrestore.faces.identity import identity_angle, identity_similarity, verification_rank
 from prefrestore.faces.landmarks import landmark_distance
+from prefrestore.models.lpips import Lpips
 from prefrestore.rewards.base import References
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.runtime.progress import track
@@ -48,10 +51,13 @@ class HqFeatures:
     natural: NaturalModel
 
 
-def measure(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward) -> Measurements:
-    """Measure every sample of every column."""
+def measure(
+    columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, lpips: Lpips | None = None
+) -> Measurements:
+    """Measure every sample of every column; without its network LPIPS is NaN."""
     references = References(to_tensor(pairs.lq[:, 0]), to_tensor(pairs.hq), pairs.captions, pairs.landmarks, pairs.ids)
     reference = HqFeatures([high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
+    perceptual = lpips_values(lpips, columns, pairs.hq)
     jobs = [(column, sample) for column in columns for sample in range(len(column.samples))]
     frames: list[pd.DataFrame] = []
     embeddings: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
@@ -63,6 +69,7 @@ def measure(columns: Sequence[Column], pairs: PairSet, reward: CompositeReward) 
         embeddings[column.name].append(seen.embeddings)
         values = {
             **_pixel_values(restored, pairs, reference),
+            "lpips": perceptual[column.name][sample],
             **_face_values(seen, hq_seen),
             **_reward_values(restored, references, reward),
             "sample_spread": sample_spread(column.samples),
@@ -88,8 +95,13 @@ def _pixel_values(restored: np.ndarray, pairs: PairSet, reference: HqFeatures) -
         "ms_ssim": [ms_ssim(a, b) for a, b in both],
         "sharpness": [sharpness(image, energy) for image, energy in zip(restored, reference.energies, strict=True)],
         "niqe": [niqe(image, reference.natural) for image in restored],
-        "lq_consistency": [psnr(degrade(image, records[0]), lq) for image, records, lq in frozen],
+        "lq_consistency": [_consistency(image, records[0], lq) for image, records, lq in frozen],
     }
+
+
+def _consistency(image: np.ndarray, record: DegradationRecord, lq: np.ndarray) -> float:
+    """Return the PSNR of the image degraded again; NaN where nobody recorded how."""
+    return psnr(degrade(image, record), lq) if record.operations else float("nan")
 
 
 def read_faces(
@@ -112,8 +124,11 @@ def _face_values(seen: FaceAnalysis, hq: FaceAnalysis) -> dict[str, np.ndarray]:
 
 
 def _reward_values(restored: np.ndarray, references: References, reward: CompositeReward) -> dict[str, np.ndarray]:
-    parts = reward.parts(to_tensor(restored), references)
+    images = to_tensor(restored)
+    parts = reward.parts(images, references)
+    asked = reward.judge.score(images, references).double().numpy() if reward.judge else np.full(len(images), np.nan)
     return {
+        "test_judge": asked,
         "reward_total": reward.totals(parts).double().numpy(),
         **{f"reward_{name}": values.double().numpy() for name, values in parts.items()},
     }

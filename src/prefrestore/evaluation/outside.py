@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from prefrestore.data.recipes import Recipe, draw_record
 from prefrestore.data.sources import folder_candidates
 from prefrestore.data.tables import COUNTS, Face
 from prefrestore.errors import UserError
+from prefrestore.evaluation.given import given_pairs, holds_pairs
 from prefrestore.evaluation.significance import Comparison, Question, Resampling, compare, correct
 from prefrestore.evaluation.table import CANDIDATE, PER_SAMPLE, per_face, values_of
-from prefrestore.faces.extraction import Extracted, Extraction, extract
+from prefrestore.faces.extraction import Extraction, extract
 from prefrestore.runtime.pool import ordered_map
 from prefrestore.runtime.progress import track
 
@@ -38,16 +40,19 @@ class Freezing:
 
 
 def frozen_pairs(source: Path, how: Freezing) -> tuple[PairSet, Mapping[str, Any]]:
-    """Return evaluation pairs and counts from an artifact ``pairs``, or from a folder of photographs.
+    """Return evaluation pairs and counts from an artifact ``pairs``, a folder with ``lq`` and ``hq``, or photographs.
 
-    In a folder, ``val/`` is taken if there is one, else everything; faces are found, aligned and degraded as the graph
-    does.
+    Of photographs, ``val/`` is taken if there is one, else everything; faces are found, aligned and degraded as the
+    graph does.
 
     Raises:
         UserError: the folder is missing, or no face is found in it.
     """
     if (source / artifacts.MANIFEST).is_file():
         return load_pairs(source, "eval"), artifacts.read_json(source / COUNTS)
+    if holds_pairs(source):
+        pairs, rejected = given_pairs(source, how.image_size)
+        return pairs, _counts(len(pairs.ids), Counter(rejected.values()))
     candidates = [row for row in folder_candidates(source, by_name=True) if row.split in (None, "eval")]
     extraction = Extraction(
         how.image_size, aligned=False, split="hash", eval_share=1.0, licence="unknown", seed=how.seed
@@ -55,15 +60,14 @@ def frozen_pairs(source: Path, how: Freezing) -> tuple[PairSet, Mapping[str, Any
     work = ordered_map(partial(extract, how=extraction), candidates, workers=how.workers)
     extracted = list(track(work, "find faces", total=len(candidates), unit="images"))
     faces = sorted((face for found in extracted for face in found.faces), key=lambda face: face.id)
-    counts = _counts(len(faces), extracted)
+    counts = _counts(len(faces), Counter(row.reason for found in extracted for row in found.rejected))
     if not faces:
         told = "; ".join(f"{count} x {reason}" for reason, count in counts["reasons"].items()) or "no image"
         raise UserError(f"{source}: no face to evaluate ({told}): give a folder of photographs with faces")
     return _degraded(faces, how), counts
 
 
-def _counts(taken: int, extracted: list[Extracted]) -> Mapping[str, Any]:
-    reasons = Counter(row.reason for found in extracted for row in found.rejected)
+def _counts(taken: int, reasons: Counter[str]) -> Mapping[str, Any]:
     return {"train": 0, "eval": taken, "rejected": reasons.total(), "reasons": dict(sorted(reasons.items()))}
 
 
@@ -81,6 +85,14 @@ def _degraded(faces: list[Face], how: Freezing) -> PairSet:
         records=tuple((record,) for record in records),
         landmarks=landmarks.reshape(-1, NUM_LANDMARKS, 2),
     )
+
+
+def digest_of(pairs: PairSet) -> str:
+    """Return the sha256 of names and pictures: the version of data that is no artifact."""
+    total = hashlib.sha256("\0".join(pairs.ids).encode())
+    for images in (pairs.hq, pairs.lq):
+        total.update(np.ascontiguousarray(images).tobytes())
+    return total.hexdigest()
 
 
 def compare_runs(first: Path, second: Path, margins: Mapping[str, float], how: Resampling) -> list[Comparison]:

@@ -18,8 +18,9 @@ from prefrestore.evaluation.table import CANDIDATE, LABELS, values_of
 GRID_COLUMNS = ("lq", "baseline", "base", "policy", "champion")
 CASE_METRICS = ("identity_similarity", "landmark_distance", "psnr")
 LARGEST_PNG = 128
-NUM_SLIDERS = 3
+NUM_SLIDERS = 4
 NUM_MAPS = 4
+OVERLAY_COLOUR, OPACITY = (255, 45, 0), 0.85
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,23 @@ def guessed_faces(found: Assessment) -> list[GuessedFace]:
             found.pairs.ids[row],
             [
                 Picture(samples[0, row], "aligned"),
+                Picture(overlay(samples[0, row], estimated[place] / top), "where it guessed"),
                 Picture(heat(estimated[place] / top), "estimated error"),
                 Picture(heat(true[place] / top), "true error"),
             ],
         )
         for place, row in enumerate(rows)
     ]
+
+
+def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lay values [H, W] in [0, 1] as red over a picture [H, W, 3] uint8 that is made grey; return such a picture.
+
+    Opacity grows with their square, so that what stands out is what is seen.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)[..., None]
+    weight = OPACITY * np.clip(values, 0, 1)[..., None] ** 2
+    return np.rint((1 - weight) * grey + weight * np.array(OVERLAY_COLOUR)).astype(np.uint8)
 
 
 def heat(values: np.ndarray) -> np.ndarray:

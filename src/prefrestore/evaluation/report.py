@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from prefrestore import artifacts
+from prefrestore import __version__, artifacts
 from prefrestore.evaluation import pictures
 from prefrestore.evaluation.assessment import Assessment
 from prefrestore.evaluation.charts import interval_bar, line_chart, reliability_chart
 from prefrestore.evaluation.groups import SHOWN as GROUP_METRICS
 from prefrestore.evaluation.groups import SMALLEST_INTERVAL
 from prefrestore.evaluation.metrics import METRICS
+from prefrestore.evaluation.page import environment
 from prefrestore.evaluation.significance import Comparison, Estimate
 from prefrestore.evaluation.summary import statements
 from prefrestore.evaluation.table import CANDIDATE, LABELS
 
 REPORT = "report.html"
-TABLE_ORDER = ("lq", "bicubic", "baseline", "base", "policy", "champion", "codec")
+TABLE_ORDER = ("policy", "champion", "base", "baseline", "bicubic", "lq", "codec")
+"""What is judged stands first, where a phone shows it; the ceiling, which is no method, last."""
 HEADLINE = ("reward_total", "sample_spread", "identity_similarity", "landmark_distance", "sharpness", "psnr")
 CURVES_OPEN = ("reward", "loss", "accuracy")
 """Curves whose title has one of these words are shown at once, the others behind a click."""
 UNRANKED = ("sharpness",)
 """No best column is marked: above 1 there is more fine detail than HQ has, which is noise."""
+UNMEASURED: Mapping[str, str] = {"lpips": "no weights are named (evaluate.lpips_weights)"}
+"""Why a metric has no value in any column, where it is not the faces' fault."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Origin:
     """Where an evaluation comes from.
 
     Attributes:
-        sources: artifacts read.
+        sources: artifacts and files read.
         counts: faces taken (``train``, ``eval``) and set aside (``rejected``, by ``reasons``).
+        digests: of what was read and is no artifact, by name.
     """
 
     sources: Sequence[Source]
     counts: Mapping[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,18 @@ class Cell:
     interval: str
     note: str
     best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the metric table: a cell per column, None where the metric does not apply.
+
+    ``missing`` says why nothing was measured; empty otherwise.
+    """
+
+    name: str
+    cells: Sequence[Cell | None]
+    missing: str
 
 
 @dataclass(frozen=True)
@@ -78,12 +95,10 @@ class Chart:
 
 def render(found: Assessment, origin: Origin, faces_shown: int) -> str:
     """Return the report as HTML."""
-    loader = jinja2.PackageLoader("prefrestore.evaluation")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["image"] = pictures.image_uri
-    environment.filters["signed"] = signed
+    templates = environment()
+    templates.filters |= {"image": pictures.image_uri, "signed": signed, "plain": plain_number}
     head = headline(found.comparisons)
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         found=found,
         metrics=METRICS,
         labels=LABELS,
@@ -99,10 +114,14 @@ def render(found: Assessment, origin: Origin, faces_shown: int) -> str:
         table_columns=[name for name in TABLE_ORDER if name in found.summary],
         table=metric_rows(found.summary),
         comparisons=grouped_comparisons(found.comparisons),
+        people=[group for group in found.groups if group.is_of_people],
+        hardness=[group for group in found.groups if not group.is_of_people],
         group_metrics=GROUP_METRICS,
         group_interval=SMALLEST_INTERVAL,
         curves={source.name: charts for source in origin.sources if (charts := charts_of(source.folder))},
-        digests={source.name: artifacts.digest(source.folder) for source in origin.sources},
+        digests={source.name: artifacts.digest(source.folder) for source in origin.sources} | dict(origin.digests),
+        recipes=sorted({records[0].recipe for records in found.pairs.records}),
+        version=__version__,
         counts=origin.counts,
     )
 
@@ -112,11 +131,22 @@ def signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "\u2212")
 
 
-def metric_rows(summary: Mapping[str, Mapping[str, Estimate]]) -> list[tuple[str, list[Cell | None]]]:
-    """Return the metric table: for each metric a cell per column, None where it does not apply."""
+def plain_number(value: float, digits: int) -> str:
+    """Return a number, a true minus before a negative one; a dash for none."""
+    return f"{value:.{digits}f}".replace("-", "\u2212") if math.isfinite(value) else "\u2013"
+
+
+def metric_rows(summary: Mapping[str, Mapping[str, Estimate]]) -> list[Row]:
+    """Return the metric table."""
     columns = [name for name in TABLE_ORDER if name in summary]
     names = [name for name in METRICS if any(name in summary[column] for column in columns)]
-    return [(name, _metric_row(name, columns, summary)) for name in names]
+    return [Row(name, _metric_row(name, columns, summary), _missing(name, summary)) for name in names]
+
+
+def _missing(name: str, summary: Mapping[str, Mapping[str, Estimate]]) -> str:
+    if any(found[name].n for found in summary.values() if name in found):
+        return ""
+    return UNMEASURED.get(name, "no face could be analysed")
 
 
 def _metric_row(name: str, columns: Sequence[str], summary: Mapping[str, Mapping[str, Estimate]]) -> list[Cell | None]:
@@ -138,11 +168,8 @@ def _metric_row(name: str, columns: Sequence[str], summary: Mapping[str, Mapping
 
 def _cell(found: Estimate, digits: int, best: bool) -> Cell:
     note = f"{found.nan} not measured" if found.nan else ""
-    if not found.n:
-        return Cell("\u2013", "", note, False)
-    known = math.isfinite(found.low)
-    interval = f"{found.low:.{digits}f} \u2026 {found.high:.{digits}f}" if known else ""
-    return Cell(f"{found.mean:.{digits}f}", interval, note, best)
+    ends = (plain_number(end, digits) for end in (found.low, found.high))
+    return Cell(plain_number(found.mean, digits), " \u2026 ".join(ends) if math.isfinite(found.low) else "", note, best)
 
 
 def headline(comparisons: Iterable[Comparison]) -> list[Comparison]:

@@ -57,7 +57,8 @@ class Question:
 class Comparison:
     """Paired differences of one metric, as gains: positive is better, whatever the metric's direction.
 
-    The means are over the ``n`` faces that both columns have a value for; ``nan`` faces lack one.
+    The means are over the ``n`` faces that both columns have a value for; ``nan`` faces lack one. ``seed_gains`` are
+    the mean gains of each sampling seed alone; empty where that says nothing.
     """
 
     metric: str
@@ -74,6 +75,7 @@ class Comparison:
     p_better: float
     p_worse: float
     outcome: Outcome
+    seed_gains: tuple[float, ...] = ()
 
 
 def bootstrap_means(values: np.ndarray, how: Resampling) -> np.ndarray:

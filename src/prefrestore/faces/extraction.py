@@ -119,7 +119,7 @@ def _face(candidate: Candidate, face_id: str, image: np.ndarray, found: Found, s
             "width": image.shape[1],
             "height": image.shape[0],
             "caption": candidate.caption,
-            "licence": how.licence,
+            "licence": candidate.licence or how.licence,
             "identity": candidate.identity if how.split == "identity" else "",
         },
     )

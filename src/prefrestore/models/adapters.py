@@ -143,13 +143,26 @@ def load_policy(pipeline: PrefRestorePipeline, folder: Path, base_digest: str) -
         UserError: the folder holds no adapter, the adapter was trained on another base or does not fit this one.
     """
     tensors, config = _read_policy(folder, base_digest)
+    attach(pipeline, tensors, config, folder)
+
+
+def attach(pipeline: PrefRestorePipeline, tensors: Mapping[str, Tensor], config: peft.LoraConfig, folder: Path) -> None:
+    """Put an adapter, read from ``folder``, on a pipeline and let it act as the policy.
+
+    Raises:
+        UserError: its tensors are not those that the configuration asks for on this base; nothing is changed then.
+    """
     transformer = pipeline.generator.transformer
     transformer.requires_grad_(False)
-    _add(transformer, config, "policy")
+    try:
+        _add(transformer, config, "policy")
+    except ValueError as error:  # PEFT finds none of the named layers
+        raise UserError(f"{folder}: the adapter does not fit this base ({str(error):.100}): use its own base") from None
     own = role_tensors(pipeline, "policy")
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     wrong = sorted({(name, tuple(value.shape)) for name, value in tensors.items()} ^ set(shapes.items()))
     if wrong:
+        transformer.unload_lora()
         raise UserError(f"{folder}: the adapter does not fit this base at {wrong[0][0]}: use the base it was made for")
     set_peft_model_state_dict(transformer, tensors, adapter_name="policy")
     transformer.requires_grad_(False)
@@ -165,9 +178,21 @@ def _read_policy(folder: Path, base_digest: str) -> tuple[dict[str, Tensor], pef
             f"{folder}: this adapter was trained on another base ({trained_on[:12]}, here {base_digest[:12]}): "
             "use that base, or run align again"
         )
+    return read_adapter(folder)
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Tensor], peft.LoraConfig]:
+    """Read an adapter in PEFT's format: its tensors, by the names of the model it belongs on, and its configuration.
+
+    Raises:
+        UserError: a file is damaged, or it is no plain LoRA.
+    """
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS}: is damaged ({error}): run align again") from None
-    config = peft.LoraConfig.from_pretrained(str(folder))
+        raise UserError(f"{folder / WEIGHTS}: is damaged ({error}): make or fetch it again") from None
+    try:
+        config = peft.LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / CONFIG}: is no LoRA configuration ({str(error):.100}): make it again") from None
     return {name.removeprefix(KEY_PREFIX): value for name, value in tensors.items()}, config

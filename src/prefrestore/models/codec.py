@@ -5,6 +5,8 @@ Images are [B, 3, H, W] in [0, 1]; latents are ``scaling_factor * encoder(2 * im
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderDC
 from torch import Tensor, nn
@@ -35,23 +37,47 @@ def build_codec(config: TrainCodecConfig) -> AutoencoderDC:
     )
 
 
-def load_codec(weights: str) -> AutoencoderDC:
+def published_codec(widths: Sequence[int], layers: Sequence[int], latent_channels: int) -> AutoencoderDC:
+    """Return an untrained codec built as SANA's DC-AE (reference-method 1.8): attention blocks in the deeper half.
+
+    With widths 128, 256, 512, 512, 1024, 1024, layers 2, 2, 2, 3, 3, 3 and 32 channels it is the published one.
+    """
+    shallow = len(widths) // 2
+    deep = len(widths) - shallow
+    blocks = ("ResBlock",) * shallow + ("EfficientViTBlock",) * deep
+    multiscales = ((),) * shallow + ((5,),) * deep
+    return AutoencoderDC(
+        latent_channels=latent_channels,
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=tuple(widths),
+        decoder_block_out_channels=tuple(widths),
+        encoder_layers_per_block=tuple(layers),
+        decoder_layers_per_block=(3,) * len(widths),
+        encoder_qkv_multiscales=multiscales,
+        decoder_qkv_multiscales=multiscales,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+
+
+def load_codec(weights: str, where: str = "train_codec.weights") -> AutoencoderDC:
     """Load a pretrained codec from a folder or, by name, from the hub.
 
     Raises:
         UserError: there is none of that name within reach.
     """
     try:
-        return AutoencoderDC.from_pretrained(weights).eval()
+        return AutoencoderDC.from_pretrained(weights, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        where = f"train_codec.weights: {weights}"
-        raise UserError(f"{where}: no AutoencoderDC can be loaded ({reason}): check the name") from None
+        raise UserError(f"{where}: {weights}: no AutoencoderDC can be loaded ({reason}): check the name") from None
 
 
 def encode(codec: AutoencoderDC, images: Tensor) -> Tensor:
     """Return the scaled latents of images in [0, 1]."""
-    return codec.encode(2 * images - 1).latent * codec.config.scaling_factor
+    return codec.encode((2 * images - 1).to(codec.dtype)).latent * codec.config.scaling_factor
 
 
 def decode(codec: AutoencoderDC, latents: Tensor) -> Tensor:
@@ -61,7 +87,7 @@ def decode(codec: AutoencoderDC, latents: Tensor) -> Tensor:
 
 def decode_raw(codec: AutoencoderDC, latents: Tensor) -> Tensor:
     """As :func:`decode`, not clipped: what training differentiates."""
-    return codec.decode(latents / codec.config.scaling_factor).sample / 2 + 0.5
+    return codec.decode((latents / codec.config.scaling_factor).to(codec.dtype)).sample / 2 + 0.5
 
 
 def can_start_linear(config: TrainCodecConfig) -> bool:

@@ -8,6 +8,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
+from prefrestore.config import GeneratorConfig
+
 ROOT_5_5 = 5.5**0.5
 """Initial weight of the diffusion connector's RMSNorm, hence the RMS of its output."""
 
@@ -22,7 +24,8 @@ class Connectors(ModelMixin, ConfigMixin):
     """Projects queries [B, n + 1, D_lm] and LQ tokens [B, m, D_dit] to the caption size and joins them.
 
     With ``position`` every token but ``<S0>`` gets a 2-D sine-cosine code of its place through one linear layer
-    that starts at zero, so that weights published without it load unchanged.
+    that starts at zero, so that weights published without it load unchanged. With ``shared_norm`` both connectors
+    end in the same RMSNorm, the queries' one, as in checkpoints that were built at once (reference-method 1.6).
     """
 
     @register_to_config
@@ -34,10 +37,13 @@ class Connectors(ModelMixin, ConfigMixin):
         query_grid: int = 27,
         lq_grid: int = 16,
         position: bool = True,
+        shared_norm: bool = False,
     ) -> None:
         super().__init__()
         self.diffusion_connector = _connector(query_size, caption_size, ROOT_5_5)
         self.vae_connector = _connector(lq_size, caption_size, 1.0)
+        if shared_norm:
+            del self.vae_connector[3]
         if position:
             size = 64
             self.position_projection = nn.Linear(size, caption_size, bias=False)
@@ -51,7 +57,25 @@ class Connectors(ModelMixin, ConfigMixin):
 
     def forward(self, queries: Tensor, lq_tokens: Tensor) -> Tensor:
         """Return condition tokens [B, n + 1 + m, caption_size]."""
-        tokens = torch.cat([self.diffusion_connector(queries), self.vae_connector(lq_tokens)], 1)
+        from_lq = self.vae_connector(lq_tokens)
+        if self.config.shared_norm:
+            from_lq = self.diffusion_connector[3](from_lq)
+        tokens = torch.cat([self.diffusion_connector(queries), from_lq], 1)
         if self.config.position:
-            tokens = tokens + self.position_projection(self.position_codes)
+            tokens = tokens + self.position_projection(self.position_codes.to(self.position_projection.weight.dtype))
         return tokens
+
+
+def build_connectors(
+    config: GeneratorConfig, query_size: int, query_grid: int, latent_size: int, *, shared_norm: bool = False
+) -> Connectors:
+    """Return untrained connectors between states of size ``query_size`` and a generator of the given sizes."""
+    return Connectors(
+        query_size=query_size,
+        lq_size=config.heads * config.head_dim,
+        caption_size=config.caption_size,
+        query_grid=query_grid,
+        lq_grid=latent_size // config.patch_size,
+        position=config.condition_position,
+        shared_norm=shared_norm,
+    )

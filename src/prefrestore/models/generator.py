@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ConfigMixin, ModelMixin, SanaTransformer2DModel
 from diffusers.configuration_utils import register_to_config
@@ -9,8 +11,18 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from prefrestore.config import GeneratorConfig
+from prefrestore.models import cross_attention
+from prefrestore.models.condition import Condition, KeysValues, PreparedCondition, ProjectedCondition, repeated
 
 TIME_SIZE = 32
+
+
+def spatial_gain(latent_channels: int) -> nn.Sequential:
+    """Return the network from noise level to the gains on ``x_t`` and the LQ latent; it starts at zero."""
+    last = nn.Linear(TIME_SIZE, 2 * latent_channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
 
 
 class Generator(ModelMixin, ConfigMixin):
@@ -52,13 +64,11 @@ class Generator(ModelMixin, ConfigMixin):
             patch_size=patch_size,
             qk_norm="rms_norm_across_heads",
         )
+        cross_attention.install(self.transformer)
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            last = nn.Linear(TIME_SIZE, 2 * latent_channels)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.gain = nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
+            self.gain = spatial_gain(latent_channels)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""
@@ -66,21 +76,37 @@ class Generator(ModelMixin, ConfigMixin):
             spatial = torch.cat([spatial, torch.zeros_like(spatial)], 1)
         return self.transformer.patch_embed(spatial)
 
-    def forward(self, x_t: Tensor, sigma: Tensor, tokens: Tensor, spatial: Tensor) -> Tensor:
-        """Return the velocity [B, C, h, w].
+    @torch.no_grad()
+    def project(self, condition: Condition) -> ProjectedCondition:
+        """Return the base's captions, keys and values, which all roles share; without gradient: the base is frozen."""
+        captions = cross_attention.project_captions(self.transformer, condition.tokens)
+        pairs = cross_attention.base_keys_values(self.transformer, captions)
+        return ProjectedCondition(captions, pairs, condition.spatial)
+
+    def prepare(self, projected: ProjectedCondition) -> PreparedCondition:
+        """Return the acting role's keys and values; gradients flow to its adapters."""
+        pairs = cross_attention.role_keys_values(self.transformer, projected.captions, projected.keys_values)
+        return PreparedCondition(pairs, projected.spatial)
+
+    def forward(self, x_t: Tensor, sigma: Tensor, tokens: Tensor | Sequence[KeysValues], spatial: Tensor) -> Tensor:
+        """Return the velocity [B, C, h, w]. Where there are fewer conditions than samples, each serves some in a row.
 
         Args:
             x_t: noisy latent, [B, C, h, w].
             sigma: noise level, [B] in [0, 1].
-            tokens: condition tokens, [B, T, caption_size].
-            spatial: LQ latent, [B, C, h, w].
+            tokens: condition tokens, [N, T, caption_size], or what :meth:`prepare` made of them.
+            spatial: LQ latent, [N, C, h, w].
         """
+        x_t, spatial = x_t.to(self.dtype), repeated(spatial, len(x_t)).to(self.dtype)
         inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
         timestep = 1000 * sigma
-        velocity = self.transformer(inputs, tokens, timestep, return_dict=False)[0]
+        if isinstance(tokens, Tensor):
+            velocity = self.transformer(inputs, repeated(tokens, len(x_t)), timestep, return_dict=False)[0]
+        else:
+            velocity = cross_attention.forward_cached(self.transformer, inputs, tokens, timestep)
         if self.config.spatial_path:
             embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
-            on_noisy, on_lq = self.gain(embedding)[:, :, None, None].chunk(2, 1)
+            on_noisy, on_lq = self.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
             velocity = velocity + on_noisy * x_t + on_lq * spatial
         return velocity
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from torch.nn import functional
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from prefrestore.config import IntegratorConfig
+from prefrestore.models.decoding import StepDecoder, positions
 from prefrestore.models.text import Prompt, Vocabulary
 
 
@@ -21,6 +23,24 @@ class Decoded:
 
     ids: Tensor
     queries: Tensor
+
+
+CONTEXT = 2048
+"""Positions of the longest sequence the integrator is trained on (reference-method 1.4)."""
+
+
+def layout_fields(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the fields of an integrator's configuration that record the id layout (reference-method 1.2)."""
+    return {
+        "image_start_tag_id": vocabulary.image_start,
+        "image_end_tag_id": vocabulary.image_end,
+        "scale_start_token_id": vocabulary.scale,
+        "scale_end_token_id": vocabulary.scale + 2,
+        "num_scale_tokens": 3,
+        "image_start_token_id": vocabulary.first_code,
+        "image_end_token_id": vocabulary.size - 1,
+        "num_image_tokens": vocabulary.num_codes,
+    }
 
 
 def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3ForCausalLM:
@@ -34,16 +54,9 @@ def build_integrator(config: IntegratorConfig, vocabulary: Vocabulary) -> Qwen3F
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,
             head_dim=config.head_dim,
-            max_position_embeddings=2048,
+            max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
-            image_start_tag_id=vocabulary.image_start,
-            image_end_tag_id=vocabulary.image_end,
-            scale_start_token_id=vocabulary.scale,
-            scale_end_token_id=vocabulary.scale + 2,
-            num_scale_tokens=3,
-            image_start_token_id=vocabulary.first_code,
-            image_end_token_id=vocabulary.size - 1,
-            num_image_tokens=vocabulary.num_codes,
+            **layout_fields(vocabulary),
             text_first=vocabulary.text_first,
         )
     )
@@ -53,11 +66,6 @@ def vocabulary_of(integrator: Qwen3ForCausalLM) -> Vocabulary:
     """Return the id layout recorded in an integrator's configuration."""
     config = integrator.config
     return Vocabulary(config.image_start_tag_id, config.num_image_tokens, getattr(config, "text_first", False))
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Return position ids [B, L] of left-padded sequences."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) -> Decoded:
@@ -73,20 +81,10 @@ def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) ->
 def generate(integrator: Qwen3ForCausalLM, prompt: Prompt, num_tokens: int) -> Decoded:
     """Decode ``num_tokens`` codes greedily; the head sees legal ids only and states are kept on the way."""
     vocabulary = vocabulary_of(integrator)
-    head = integrator.lm_head.weight[vocabulary.first_code :]
-    cache = DynamicCache(config=integrator.config)
-    mask, inputs = prompt.mask, prompt.ids
-    places = positions(mask)
-    states, codes = [], []
-    for index in range(num_tokens + 1):
-        output = integrator.model(
-            input_ids=inputs, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
-        )
-        states.append(output.last_hidden_state[:, -1])
-        if index == num_tokens:
-            break
-        codes.append((states[-1] @ head.T).argmax(-1))
-        inputs = codes[-1][:, None] + vocabulary.first_code
-        places = places[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(inputs)], 1)
+    head = integrator.lm_head.weight[vocabulary.first_code : vocabulary.size]
+    decoder = StepDecoder(integrator.model, prompt.mask, num_tokens)
+    states, codes = [decoder.start(prompt.ids)], []
+    for _ in range(num_tokens):
+        codes.append(functional.linear(states[-1], head).argmax(-1))
+        states.append(decoder.step(codes[-1] + vocabulary.first_code))
     return Decoded(torch.stack(codes, 1), torch.stack(states, 1))

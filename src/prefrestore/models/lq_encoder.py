@@ -39,4 +39,4 @@ class LqEncoder(ModelMixin, ConfigMixin):
 
     def forward(self, lq: Tensor) -> Tensor:
         """Return ``scaling_factor * encoder(2 * lq - 1)``."""
-        return self.encoder(2 * lq - 1) * self.config.scaling_factor
+        return self.encoder((2 * lq - 1).to(self.dtype)) * self.config.scaling_factor

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from prefrestore.data.images import UnreadableError, to_rgb
 from prefrestore.data.pairs import to_tensor, to_uint8
-from prefrestore.diffusion.sampler import Sampler
+from prefrestore.diffusion.flow import x0_from_velocity
+from prefrestore.diffusion.sampler import Sampler, VelocityFunction
 from prefrestore.errors import UserError
 from prefrestore.models import codec as codecs
-from prefrestore.models.condition import Condition
+from prefrestore.models.condition import Condition, KeysValues, PreparedCondition, ProjectedCondition
 from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
+from prefrestore.models.pipeline_files import check_folder, check_weights, own_memory
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.seeding import torch_generator
@@ -40,6 +45,29 @@ class RestorationOutput(BaseOutput):
     images: list[Image.Image]
 
 
+Watch = Callable[[float, Tensor], None]
+"""Is told, after each evaluation, the noise level and the estimate of the restored latents x0 [N, C, h, w]."""
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """What a callback is told after each step.
+
+    Attributes:
+        image: which of the images, from 0.
+        step: steps done, from 1.
+        num_steps: steps in all.
+        sigma: noise level the step started from.
+        x0: estimate of the restored latent, [1, C, h, w]; ``pipeline.decode`` makes a picture of it.
+    """
+
+    image: int
+    step: int
+    num_steps: int
+    sigma: float
+    x0: Tensor
+
+
 class PrefRestorePipeline(DiffusionPipeline):
     """Restores faces: ``pipeline(image, text)``; the parts below serve training, alignment and evaluation."""
 
@@ -53,6 +81,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         connectors: Connectors,
         generator: Generator,
         sampler_steps: int = 8,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -64,12 +93,17 @@ class PrefRestorePipeline(DiffusionPipeline):
             connectors=connectors,
             generator=generator,
         )
-        self.register_to_config(sampler_steps=sampler_steps)
+        self.register_to_config(sampler_steps=sampler_steps, guidance=guidance)
 
     @property
     def sampler_steps(self) -> int:
         """Default number of sampling steps."""
         return int(self.config.sampler_steps)
+
+    @property
+    def guidance(self) -> float:
+        """Default weight of the condition over none (classifier-free guidance); 1 is the condition alone."""
+        return float(self.config.guidance)
 
     @property
     def image_size(self) -> int:
@@ -83,8 +117,17 @@ class PrefRestorePipeline(DiffusionPipeline):
         return config.latent_channels, config.latent_size, config.latent_size
 
     def prompts(self, lq_ids: Tensor, texts: Sequence[str]) -> Prompt:
-        """Return the integrator's prompts for code ids [N, n] and captions, which may be empty."""
-        return render_prompts(self.text_tokenizer, vocabulary_of(self.integrator), lq_ids, texts)
+        """Return the integrator's prompts for code ids [N, n] and captions, which may be empty.
+
+        Raises:
+            UserError: a caption is longer than the integrator's context.
+        """
+        prompt = render_prompts(self.text_tokenizer, vocabulary_of(self.integrator), lq_ids, texts)
+        surplus = prompt.ids.shape[1] + lq_ids.shape[1] - self.integrator.config.max_position_embeddings
+        if surplus > 0:
+            longest = max(texts, key=len)
+            raise UserError(f'the text "{longest[:40]}..." is too long by {surplus} tokens: shorten it')
+        return prompt
 
     @torch.no_grad()
     def integrate(self, lq: Tensor, texts: Sequence[str]) -> Decoded:
@@ -101,19 +144,67 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Return the condition of LQ images [N, 3, H, W] in [0, 1] with one text each."""
         return self.join(self.integrate(lq, texts).queries, self.lq_encoder(lq))
 
-    def velocity(self, x_t: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """Return the generator's velocity [N, C, h, w]; gradients flow to whatever is trainable."""
-        return self.generator(x_t, sigma, condition.tokens, condition.spatial)
+    def prepare(self, condition: Condition | ProjectedCondition) -> PreparedCondition:
+        """Return the acting role's keys and values of a condition, for any number of steps and samples of each.
+
+        Exact while the weights stay: the generator says what it says of the condition itself. Gradients flow to the
+        adapters alone.
+        """
+        projected = self.generator.project(condition) if isinstance(condition, Condition) else condition
+        return self.generator.prepare(projected)
+
+    def velocity(self, x_t: Tensor, sigma: Tensor, condition: Condition | PreparedCondition) -> Tensor:
+        """Return the generator's velocity [M, C, h, w] of N conditions; each serves M / N samples in a row.
+
+        Gradients flow to whatever is trainable (to adapters alone, where the condition is prepared).
+        """
+        seen = condition.tokens if isinstance(condition, Condition) else condition.keys_values
+        return self.generator(x_t, sigma, seen, condition.spatial)
+
+    def velocity_function(
+        self, condition: Condition | PreparedCondition, guidance: float | None = None
+    ) -> VelocityFunction:
+        """Return what a sampler integrates: the velocity under the acting role and guidance (default: the pipeline's).
+
+        Guidance g gives ``v_null + g * (v - v_null)``. Null is what condition dropout trains (reference-method 1.10):
+        tokens of zero, while the spatial path stays. Attention over equal tokens is attention over one of them, so
+        one is enough. At guidance 1 null is not computed.
+        """
+        prepared = self.prepare(condition) if isinstance(condition, Condition) else condition
+        scale = self.guidance if guidance is None else guidance
+        if scale == 1:
+            return lambda x_t, sigma: self.velocity(x_t, sigma, prepared)
+        null = PreparedCondition(self._null_keys_values(prepared.spatial), prepared.spatial)
+
+        def guided(x_t: Tensor, sigma: Tensor) -> Tensor:
+            without = self.velocity(x_t, sigma, null)
+            return without + scale * (self.velocity(x_t, sigma, prepared) - without)
+
+        return guided
+
+    def _null_keys_values(self, spatial: Tensor) -> tuple[KeysValues, ...]:
+        token = spatial.new_zeros(1, 1, self.generator.config.caption_size)
+        return self.prepare(Condition(token, spatial[:1])).keys_values
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """Return noise [N, C, h, w]; each sample depends on its own seed alone."""
         return torch.stack([torch.randn(self.latent_shape, generator=torch_generator("noise", s)) for s in seeds])
 
     @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, num_steps: int | None = None) -> Tensor:
-        """Return latents x0 [N, C, h, w] drawn for a condition from the given noise."""
+    def sample(
+        self,
+        condition: Condition | PreparedCondition,
+        noise: Tensor,
+        num_steps: int | None = None,
+        guidance: float | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Return latents x0 [M, C, h, w] drawn from the given noise; each of N conditions serves M / N in a row.
+
+        ``watch`` sees every step.
+        """
         sampler = Sampler(num_steps or self.sampler_steps)
-        return sampler(lambda x_t, sigma: self.velocity(x_t, sigma, condition), noise)
+        return sampler(watched(self.velocity_function(condition, guidance), watch), noise)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -131,41 +222,159 @@ class PrefRestorePipeline(DiffusionPipeline):
         return self.decode(self.sample(self.encode_condition(lq, texts), self.initial_noise(seeds), num_steps))
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # noqa: PLR0913 (few and plain; the last two are for programs)
         self,
         image: Image.Image | Sequence[Image.Image],
         text: str | Sequence[str] = "",
         seed: int = 0,
         num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback: Callable[[SamplingStep], None] | None = None,
     ) -> RestorationOutput:
         """Restore aligned faces.
 
         Args:
-            image: one picture or several; any mode and size, resized to ``image_size``.
+            image: one picture or several; any mode and size, the middle square is resized to ``image_size``.
             text: a description for all, or one each; may be empty.
             seed: the same picture, text and seed give the same restoration.
             num_inference_steps: sampling steps; ``sampler_steps`` when not given.
+            generator: draws the noise instead of the seed; one for all pictures in turn, or one each.
+            callback: is called after every step.
 
         Raises:
-            UserError: there is no picture, or the numbers of pictures and texts differ.
+            UserError: there is no picture, one cannot be used, a text is too long, the number of steps is not positive,
+                or the numbers of pictures, texts and generators differ.
         """
-        pictures = [image] if isinstance(image, Image.Image) else list(image)
+        pictures = _listed(image, Image.Image)
         texts = [text] * len(pictures) if isinstance(text, str) else list(text)
-        if not pictures:
-            raise UserError("there is no image to restore: give at least one")
-        if len(texts) != len(pictures):
-            raise UserError(f"{len(pictures)} images but {len(texts)} texts: give one text, or one for each image")
-        side = (self.image_size, self.image_size)
+        generators = None if generator is None else _listed(generator, torch.Generator)
+        _check_call(pictures, texts, generators, num_inference_steps)
+        restored = []
         # One face at a time: a fixed batch shape gives the same bytes whatever else is restored beside it.
-        restored = [
-            self.restore(to_tensor_of(picture, side), [words], [seed], num_inference_steps)
-            for picture, words in zip(pictures, texts, strict=True)
-        ]
+        for index, (picture, words) in enumerate(zip(pictures, texts, strict=True)):
+            lq = to_tensor_of(picture, self.image_size).to(self.device)
+            noise = (
+                self.initial_noise([seed]) if generators is None else self._drawn(generators[index % len(generators)])
+            )
+            watch = None if callback is None else self._reporter(callback, index, num_inference_steps)
+            latents = self.sample(
+                self.encode_condition(lq, [words]), noise.to(self.device), num_inference_steps, watch=watch
+            )
+            restored.append(self.decode(latents).cpu())
         return RestorationOutput(images=[Image.fromarray(array) for array in to_uint8(torch.cat(restored))])
 
+    def _drawn(self, generator: torch.Generator) -> Tensor:
+        return torch.randn((1, *self.latent_shape), generator=generator, device=generator.device)
 
-def to_tensor_of(picture: Image.Image, side: tuple[int, int]) -> Tensor:
-    """Return a picture as [1, 3, H, W] in [0, 1], resized (Lanczos) where needed."""
-    rgb = picture.convert("RGB")
-    sized = rgb if rgb.size == side else rgb.resize(side, Image.Resampling.LANCZOS)
+    def _reporter(self, callback: Callable[[SamplingStep], None], image: int, num_steps: int | None) -> Watch:
+        steps = iter(range(1, 1 + (num_steps or self.sampler_steps)))
+
+        def report(sigma: float, x0: Tensor) -> None:
+            callback(SamplingStep(image, next(steps), num_steps or self.sampler_steps, sigma, x0))
+
+        return report
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:
+        """Load a pipeline that :meth:`save_pretrained` wrote, from its folder or, by name, from the hub.
+
+        Args:
+            folder: where it lies.
+            options: as diffusers takes them, such as ``dtype``.
+
+        Raises:
+            UserError: there is no whole restorer in it, its weights do not fit or are not stored as safetensors.
+        """
+        place = Path(folder)
+        if place.is_dir():
+            check_folder(place, cls.__name__)
+        try:
+            pipeline = super().from_pretrained(str(folder), **{**options, "use_safetensors": True})
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from None
+        for name, module in pipeline.components.items():
+            if isinstance(module, nn.Module):
+                if place.is_dir():
+                    check_weights(place, name, module)
+                own_memory(module)
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write the pipeline as diffusers does, as safetensors.
+
+        Raises:
+            UserError: an adapter is loaded; a base is saved without.
+        """
+        if getattr(self.generator.transformer, "peft_config", None):
+            raise UserError(f"{save_directory}: the pipeline carries an adapter: unload_lora_weights() before saving")
+        super().save_pretrained(str(save_directory), **{**options, "safe_serialization": True})
+
+    def load_lora_weights(self, folder: str | Path) -> None:
+        """Put an adapter on the generator and let it act: a ``policy`` of ours, or a published one.
+
+        Raises:
+            UserError: there is no adapter in the folder, it is pickled, was made for another base or does not fit this
+                one, or another one is loaded.
+        """
+        from prefrestore.models.adapter_files import load_adapter
+
+        load_adapter(self, Path(folder))
+
+    def unload_lora_weights(self) -> None:
+        """Take the adapter off; the base is as it was."""
+        if getattr(self.generator.transformer, "peft_config", None):
+            self.generator.transformer.unload_lora()
+
+
+def watched(velocity: VelocityFunction, watch: Watch | None) -> VelocityFunction:
+    """Return a velocity function that tells ``watch`` the noise level and the estimate of x0."""
+    if watch is None:
+        return velocity
+
+    def telling(x_t: Tensor, sigma: Tensor) -> Tensor:
+        result = velocity(x_t, sigma)
+        watch(float(sigma[0]), x0_from_velocity(x_t, result.float(), sigma))
+        return result
+
+    return telling
+
+
+def _listed(value: Any, kind: type) -> list[Any]:
+    """Return one or several things of a kind as a list."""
+    values = [value] if isinstance(value, kind) else list(value)
+    for one in values:
+        if not isinstance(one, kind):
+            raise UserError(f"found a {type(one).__name__} where a {kind.__name__} is needed: convert it first")
+    return values
+
+
+def _check_call(
+    pictures: list[Image.Image],
+    texts: list[str],
+    generators: list[torch.Generator] | None,
+    num_steps: int | None,
+) -> None:
+    if not pictures:
+        raise UserError("there is no image to restore: give at least one")
+    if len(texts) != len(pictures):
+        raise UserError(f"{len(pictures)} images but {len(texts)} texts: give one text, or one for each image")
+    if generators is not None and len(generators) not in (1, len(pictures)):
+        raise UserError(f"{len(pictures)} images but {len(generators)} generators: give one, or one for each image")
+    if num_steps is not None and num_steps < 1:
+        raise UserError(f"{num_steps} sampling steps: give at least one")
+
+
+def to_tensor_of(picture: Image.Image, side: int) -> Tensor:
+    """Return the middle square of a picture, upright, as [1, 3, side, side] in [0, 1], resized (Lanczos) if needed.
+
+    Raises:
+        UserError: the picture's mode has no meaning as colours.
+    """
+    try:
+        rgb = to_rgb(ImageOps.exif_transpose(picture))
+    except UnreadableError as error:
+        raise UserError(f"an image of mode {picture.mode} cannot be used ({error}): convert it to RGB") from None
+    shape = (side, side)
+    sized = rgb if rgb.size == shape else ImageOps.fit(rgb, shape, Image.Resampling.LANCZOS)
     return to_tensor(np.asarray(sized)[None])

@@ -85,6 +85,12 @@ def restore_instruction(caption: str) -> str:
     return RESTORE_CAPTION + caption if caption else RESTORE
 
 
+def _plain(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Return ids of a text in which special tokens are plain text: no caption ends the user's turn from within."""
+    ids: list[int] = tokenizer.encode(text, split_special_tokens=True)
+    return ids
+
+
 def render_prompts(
     tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, lq_ids: Tensor, captions: Sequence[str]
 ) -> Prompt:
@@ -97,16 +103,17 @@ def render_prompts(
         captions: one per image; may be empty strings.
     """
     before = tokenizer.encode(BEFORE_IMAGE)
+    after = tokenizer.encode(ASSISTANT)
     opening = [vocabulary.image_start, vocabulary.scale]
     rows = []
     for codes, caption in zip(lq_ids, captions, strict=True):
         picture = (codes + vocabulary.first_code).tolist()
         instruction = restore_instruction(caption)
         if vocabulary.text_first:
-            turn = [*tokenizer.encode(instruction + "\n"), *picture, *tokenizer.encode(ASSISTANT)]
+            turn = [*_plain(tokenizer, instruction + "\n"), *picture]
         else:
-            turn = [*picture, *tokenizer.encode("\n" + instruction + ASSISTANT)]
-        rows.append([*before, *turn, *opening])
+            turn = [*picture, *_plain(tokenizer, "\n" + instruction)]
+        rows.append([*before, *turn, *after, *opening])
     length = max(map(len, rows))
     padding = int(tokenizer.pad_token_id)
     ids = torch.tensor([[padding] * (length - len(row)) + row for row in rows])

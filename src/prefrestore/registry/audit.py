@@ -6,16 +6,20 @@ the digest of the one before, so an altered log is found.
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from prefrestore import artifacts
 from prefrestore.errors import UserError
+from prefrestore.registry.stores import Store
 
 Action = Literal["promote", "rollback", "reject"]
 START = "0" * 64
+READERS = 16
+"""Entries read at once: a store over a network answers each in its own time."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,14 @@ class Entry:
 
 
 class Audit:
-    """The log in ``STORE/audit/MODEL``."""
+    """The log in ``STORE/audit/MODEL``, in a folder or in S3."""
 
-    def __init__(self, store: Path, model: str) -> None:
+    def __init__(self, store: Store, model: str) -> None:
         """Open the log; it need not exist yet."""
-        self.folder = store / "audit" / model
+        self.store = store
+        self.folder = f"audit/{model}"
+        self._entries: list[Entry] = []
+        self._digest = START
 
     def entries(self) -> list[Entry]:
         """Return all decisions, oldest first.
@@ -63,20 +70,16 @@ class Audit:
         Raises:
             UserError: an entry is missing, altered or unreadable.
         """
-        found: list[Entry] = []
-        before = START
-        for number, path in enumerate(sorted(self.folder.glob("[0-9]*.json")), 1):
-            entry = _read(path)
-            if entry.number != number or entry.before != before:
-                raise UserError(f"{path}: the audit log was altered here: restore it from a copy")
-            found.append(entry)
-            before = artifacts.file_digest(path)
-        return found
+        return self._read()[0]
 
     def state(self) -> State:
         """Return the state after the newest decision."""
-        entries = self.entries()
-        return entries[-1].state if entries else State()
+        return self.tip()[2]
+
+    def tip(self) -> tuple[int, str, State]:
+        """Return number, digest and state that the next entry follows; errors as :meth:`entries`."""
+        entries, before = self._read()
+        return len(entries), before, entries[-1].state if entries else State()
 
     def append(self, entry: Entry) -> None:
         """Add a decision, whole or not at all.
@@ -84,39 +87,32 @@ class Audit:
         Raises:
             UserError: another decision with this number was faster.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self._path(entry.number)
-        temporary = self.folder / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(artifacts.canonical_json(asdict(entry)))
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            # A link fails if the name exists, on every file system, and the file is complete when it appears.
-            target.hardlink_to(temporary)
-        except FileExistsError:
-            raise UserError(
-                f"{target.parent.name}: another decision was made meanwhile: look, then decide again"
-            ) from None
-        finally:
-            temporary.unlink()
+        content = artifacts.canonical_json(asdict(entry)).encode()
+        if not self.store.create(f"{self.folder}/{entry.number:06d}.json", content):
+            raise UserError(f"{self.folder}: another decision was made meanwhile: look, then decide again")
 
-    def tip(self) -> tuple[int, str, State]:
-        """Return number, digest and state that the next entry follows."""
-        entries = self.entries()
-        if not entries:
-            return 0, START, State()
-        return entries[-1].number, artifacts.file_digest(self._path(entries[-1].number)), entries[-1].state
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.json"
+    def _read(self) -> tuple[list[Entry], str]:
+        """Read what is new and check that it follows; what this object has checked before cannot change any more."""
+        names = self.store.names(self.folder)
+        if len(names) < len(self._entries):
+            raise UserError(f"{self.folder}: entries of the audit log were lost: restore it from a copy")
+        fresh = names[len(self._entries) :]
+        with ThreadPoolExecutor(READERS) as pool:
+            contents = list(pool.map(self.store.read, fresh))
+        for name, content in zip(fresh, contents, strict=True):
+            entry = _entry(name, content or b"")
+            if entry.number != len(self._entries) + 1 or entry.before != self._digest:
+                raise UserError(f"{name}: the audit log was altered here: restore it from a copy")
+            self._entries.append(entry)
+            self._digest = hashlib.sha256(content or b"").hexdigest()
+        return list(self._entries), self._digest
 
 
-def _read(path: Path) -> Entry:
+def _entry(name: str, content: bytes) -> Entry:
     try:
-        fields = artifacts.read_json(path)
+        fields = json.loads(content)
         return Entry(
             **{**fields, "decision": Decision(**fields["decision"]), "state": State(**fields["state"])},
         )
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: is no entry of an audit log: restore it from a copy") from None
+        raise UserError(f"{name}: is no entry of an audit log: restore it from a copy") from None

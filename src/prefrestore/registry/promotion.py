@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from prefrestore import artifacts
 from prefrestore.errors import UserError
-from prefrestore.registry import release
 from prefrestore.registry.audit import Action, Audit, Decision, Entry, State
-from prefrestore.registry.versions import Registry, Version
+from prefrestore.registry.stores import verified_member
+from prefrestore.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+VERDICT = "verdict/verdict.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def promote(desk: Desk, number: int, decision: Decision, *, expected: int | None
     if not force:
         check_gate(version)
     _decide(desk, tip, "promote", version, decision, State(number, state.champion), forced=force)
-    if number == _number(desk.registry.aliased(desk.model, CHALLENGER)):
+    if CHALLENGER in version.aliases:
         desk.registry.set_alias(desk.model, CHALLENGER, None)
     return settle(desk)
 
@@ -63,7 +63,7 @@ def rollback(desk: Desk, decision: Decision) -> State:
     if state.previous is None:
         raise UserError(f"{desk.model}: there is no previous version to go back to")
     version = desk.registry.get(desk.model, state.previous)
-    release.verify(version.folder, version.digest)
+    version.store.check(version.digest)
     _decide(desk, tip, "rollback", version, decision, State(state.previous, state.champion))
     return settle(desk)
 
@@ -79,9 +79,17 @@ def reject(desk: Desk, number: int, decision: Decision) -> State:
     if tip[2].champion == number:
         raise UserError(f"{desk.model}: version {number} is champion: roll back first")
     _decide(desk, tip, "reject", version, decision, tip[2])
-    if number == _number(desk.registry.aliased(desk.model, CHALLENGER)):
+    if CHALLENGER in version.aliases:
         desk.registry.set_alias(desk.model, CHALLENGER, None)
     return settle(desk)
+
+
+def challenge(desk: Desk, version: Version) -> None:
+    """Let a version be the challenger, unless it was decided about before or a newer one is there."""
+    decided = {entry.version for entry in desk.audit.entries()}
+    newest = desk.registry.versions(desk.model)[-1].number
+    if version.number not in decided and version.number == newest:
+        desk.registry.set_alias(desk.model, CHALLENGER, version.number)
 
 
 def settle(desk: Desk) -> State:
@@ -105,13 +113,12 @@ def check_gate(version: Version) -> None:
     Raises:
         UserError: says which does not hold.
     """
-    name = f"{version.model} version {version.number}"
-    release.verify(version.folder, version.digest)
-    verdict = version.folder / "verdict" / "verdict.json"
-    if not verdict.is_file():
-        raise UserError(f"{name} has no verdict: evaluate it, or decide with --force")
-    if artifacts.read_json(verdict).get("passed") is not True:
-        raise UserError(f"{name} did not pass its gate: decide with --force if it must be")
+    version.store.check(version.digest)
+    verdict = verified_member(version.store, version.digest, VERDICT)
+    if verdict is None:
+        raise UserError(f"{version.name} has no verdict: evaluate it, or decide with --force")
+    if json.loads(verdict).get("passed") is not True:
+        raise UserError(f"{version.name} did not pass its gate: decide with --force if it must be")
 
 
 def _decide(  # noqa: PLR0913  one field of the entry each
@@ -129,7 +136,3 @@ def _decide(  # noqa: PLR0913  one field of the entry each
     desk.audit.append(
         Entry(number + 1, action, version.number, version.digest, verdict, forced, decision, state, before)
     )
-
-
-def _number(version: Version | None) -> int | None:
-    return version.number if version else None

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
-from urllib.request import urlopen
+from typing import TYPE_CHECKING
 
 from prefrestore.errors import UserError
+from prefrestore.registry import backends, stores
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST_TAG = "release.digest"
-NEWEST_ALIAS = "challenger"
-ANSWER_SECONDS = 10.0
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version of a model."""
+    """One registered version of a model; ``source`` is the address of its release."""
 
     model: str
     number: int
@@ -32,20 +29,44 @@ class Version:
     tags: Mapping[str, str]
 
     @property
-    def folder(self) -> Path:
-        """The folder of its release.
+    def name(self) -> str:
+        """Model and number, for messages."""
+        return f"{self.model} version {self.number}"
+
+    @property
+    def store(self) -> stores.Store:
+        """The store that holds its release.
 
         Raises:
-            UserError: the release lies elsewhere.
+            UserError: the version was not registered by us, or its source is no address of a release.
         """
-        parts = urlparse(self.source)
-        if parts.scheme not in ("", "file"):
-            raise UserError(f"{self.model} version {self.number}: its release is at {self.source}, which is no folder")
-        return Path(unquote(parts.path))
+        if not self.digest:
+            raise UserError(f"{self.name} has no release: it was not published by this program")
+        store, named = stores.split(self.source)
+        if named != self.digest:
+            raise UserError(f"{self.name}: {self.source} is not release {self.digest:.12}: do not use it")
+        return store
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is kept of a candidate, published or not.
+
+    Attributes:
+        digest: of the release that it is or would be.
+        tags: where it comes from.
+        metrics: figures for MLflow's tables.
+        files: file by its path in the run's artifacts.
+    """
+
+    digest: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Registry:
-    """The models of one MLflow, embedded (``sqlite:///FILE``) or a server (``http://...``)."""
+    """The models of one MLflow: ``sqlite:///FILE``, a server (``http://...``), or any address MLflow knows."""
 
     def __init__(self, uri: str) -> None:
         """Connect.
@@ -54,13 +75,24 @@ class Registry:
             UserError: nothing answers there.
         """
         self.uri = uri
-        self._client = _connect(uri)
+        self._backend = backends.open_backend(uri)
 
     def versions(self, model: str) -> list[Version]:
         """Return all versions of a model, oldest first; none if it was never registered."""
-        found = self._client.search_model_versions(f"name = {_quoted(model)}")
-        aliases = self._aliases(model) if found else {}
-        return sorted((_version(row, aliases) for row in found), key=lambda version: version.number)
+        rows = self._backend.rows(model)
+        aliases = self._backend.aliases(model) if rows else {}
+        found = [
+            Version(
+                model,
+                row.number,
+                row.tags.get(DIGEST_TAG, ""),
+                row.source,
+                tuple(sorted(alias for alias, number in aliases.items() if number == row.number)),
+                row.tags,
+            )
+            for row in rows
+        ]
+        return sorted(found, key=lambda version: version.number)
 
     def get(self, model: str, number: int) -> Version:
         """Return one version.
@@ -75,71 +107,64 @@ class Registry:
         known = ", ".join(str(version.number) for version in versions) or "none"
         raise UserError(f"{model} has no version {number} in {self.uri}: choose from {known}")
 
-    def register(
-        self, model: str, digest: str, source: Path, tags: Mapping[str, str], metrics: Mapping[str, float]
-    ) -> Version:
-        """Register a release as the challenger, or return the version that it has already: one digest, one version."""
-        known = [version for version in self.versions(model) if version.digest == digest]
-        if known:
-            return known[0]
-        if not self._client.search_registered_models(f"name = {_quoted(model)}"):
-            self._client.create_registered_model(model)
-        run = self._client.create_run(self._experiment(model), tags={DIGEST_TAG: digest}, run_name=digest[:12])
-        for name, value in metrics.items():
-            self._client.log_metric(run.info.run_id, name, value)
-        self._client.set_terminated(run.info.run_id)
-        row = self._client.create_model_version(
-            model, source.resolve().as_uri(), run_id=run.info.run_id, tags={DIGEST_TAG: digest, **tags}
-        )
-        self.set_alias(model, NEWEST_ALIAS, int(row.version))
-        return _version(row, {})
-
-    def set_alias(self, model: str, alias: str, number: int | None) -> None:
-        """Let an alias name a version, or nothing."""
-        if number is not None:
-            self._client.set_registered_model_alias(model, alias, str(number))
-        elif alias in self._aliases(model):
-            self._client.delete_registered_model_alias(model, alias)
-
     def aliased(self, model: str, alias: str) -> Version | None:
         """Return the version that an alias names."""
         return next((version for version in self.versions(model) if alias in version.aliases), None)
 
-    def _aliases(self, model: str) -> dict[str, int]:
-        return {alias: int(number) for alias, number in self._client.get_registered_model(model).aliases.items()}
+    def set_alias(self, model: str, alias: str, number: int | None) -> None:
+        """Let an alias name a version, or nothing."""
+        self._backend.point(model, alias, number)
 
-    def _experiment(self, model: str) -> str:
-        known = self._client.get_experiment_by_name(model)
-        name: str = known.experiment_id if known else self._client.create_experiment(model)
-        return name
+    def record(self, model: str, evidence: Evidence, location: str) -> str:
+        """Keep evidence as an MLflow run of the experiment named like the model, once per digest; return its id.
 
+        Args:
+            model: name of the model.
+            evidence: what to keep.
+            location: where files go if MLflow is no server with a place of its own.
+        """
+        client = backends.connect(self.uri)
+        experiment = self._experiment(client, model, location)
+        known = client.search_runs([experiment], f"tags.`{DIGEST_TAG}` = '{evidence.digest}'", max_results=1)
+        if known and known[0].info.status == "FINISHED":
+            return str(known[0].info.run_id)
+        tags = {DIGEST_TAG: evidence.digest, **evidence.tags}
+        run = known[0] if known else client.create_run(experiment, tags=tags, run_name=evidence.digest[:12])
+        for name, number in evidence.metrics.items():
+            client.log_metric(run.info.run_id, name, number)
+        for path, file in evidence.files.items():
+            client.log_artifact(run.info.run_id, str(file), str(Path(path).parent) if "/" in path else None)
+        client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
 
-def _version(row: Any, aliases: Mapping[str, int]) -> Version:
-    number = int(row.version)
-    names = tuple(sorted(alias for alias, target in aliases.items() if target == number))
-    return Version(row.name, number, row.tags.get(DIGEST_TAG, ""), row.source, names, dict(row.tags))
+    def register(self, model: str, evidence: Evidence, source: str, run: str | None = None) -> Version:
+        """Register a release, or return the version that it has already: one digest, one version.
 
+        Args:
+            model: name of the model.
+            evidence: whose digest and tags the version carries.
+            source: address of the release.
+            run: MLflow run with its evidence.
+        """
+        if (known := self._known(model, evidence.digest)) is not None:
+            return known
+        client = backends.connect(self.uri)
+        if not client.search_registered_models(f"name = {backends.quoted(model)}"):
+            client.create_registered_model(model)
+        tags = {DIGEST_TAG: evidence.digest, **evidence.tags}
+        row = client.create_model_version(model, source, run_id=run, tags=tags)
+        first = self._known(model, evidence.digest)
+        if first is not None and first.number < int(row.version):  # another process published the same meanwhile
+            client.delete_model_version(model, row.version)
+            return first
+        return self.get(model, int(row.version))
 
-def _quoted(name: str) -> str:
-    if "'" in name:
-        raise UserError(f"{name!r} is no name of a model: use letters, digits and dashes")
-    return f"'{name}'"
+    def _known(self, model: str, digest: str) -> Version | None:
+        return next((version for version in self.versions(model) if version.digest == digest), None)
 
-
-def _connect(uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        if uri.startswith(("http://", "https://")):
-            # MLflow itself would try for minutes.
-            urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"registry {uri}: no MLflow answers ({detail:.160}): check the address") from None
-    return client
+    def _experiment(self, client: MlflowClient, model: str, location: str) -> str:
+        known = client.get_experiment_by_name(model)
+        if known:
+            return str(known.experiment_id)
+        serves_files = self.uri.startswith(("http://", "https://"))
+        return str(client.create_experiment(model, None if serves_files else location))

@@ -18,7 +18,6 @@ from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.runtime import seeding
 
 CHANCE = 0.5
-ORACLE = "utility"
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,17 @@ def accuracy_row(decided: Decided) -> dict[str, Any]:
     return {"accuracy": float(decided.right.mean()), "low": interval.low, "high": interval.high, "pairs": number}
 
 
-def compare_judges(logits: np.ndarray, qualities: Mapping[str, np.ndarray], pairs: Comparisons) -> dict[str, Any]:
-    """Return the held-out accuracy of the reward, of the noise-free oracle and of judges that see HQ.
+def compare_judges(
+    logits: np.ndarray, qualities: Mapping[str, np.ndarray], pairs: Comparisons, oracle_name: str
+) -> dict[str, Any]:
+    """Return the held-out accuracy of the network, of the noise-free oracle and of judges that see HQ.
+
+    ``oracle_name`` is the quality that the annotators of these pairs judged by.
 
     ``gap_closed`` is (reward - chance) / (oracle - chance); None where no oracle is known (votes of people).
     """
     rows = {"reward": accuracy_row(judge(logits, pairs))}
-    rows |= {"oracle" if name == ORACLE else name: accuracy_row(judge(v, pairs)) for name, v in qualities.items()}
+    rows |= {"oracle" if name == oracle_name else name: accuracy_row(judge(v, pairs)) for name, v in qualities.items()}
     reward, oracle = rows["reward"]["accuracy"], rows.get("oracle", {}).get("accuracy")
     gap = (reward - CHANCE) / (oracle - CHANCE) if reward is not None and oracle and oracle > CHANCE else None
     return {"chance": CHANCE, "judges": rows, "gap_closed": gap}
@@ -81,7 +84,10 @@ def calibrate(logits: np.ndarray, pairs: Comparisons, groups: tuple[str, ...], s
 
     With no decided pair in either half the temperature is 1 and the figures are None.
     """
-    half = np.array([seeding.derive(seed, "calibrate", face_of(groups[row])) % 2 for row in pairs.first], dtype=int)
+    owners = [face_of(groups[row]) for row in pairs.first]
+    faces = sorted(set(owners), key=lambda face: seeding.derive(seed, "calibrate", face))
+    place = {face: number % 2 for number, face in enumerate(faces)}
+    half = np.array([place[face] for face in owners], dtype=int)
     fitted, checked = judge(logits, pairs.take(half == 0)), judge(logits, pairs.take(half == 1))
     if not len(fitted.wins) or not len(checked.wins):
         return {"temperature": 1.0, "error_before": None, "error_after": None, "reliability": []}

@@ -1,7 +1,8 @@
 """The simulated annotator: a noisy Bradley-Terry choice over fidelity to HQ.
 
-It stands in for people at small sizes and is marked ``simulated`` in every record. Four qualities of each candidate are
-measured against HQ, put on one scale and weighed into a utility; a pair is decided by the Rao-Kupper model,
+It stands in for people at small sizes and is marked ``simulated`` in every record. Qualities of each candidate are
+measured against HQ, put on one scale and weighed into a utility; the reward and the judges beside it have oracles of
+different weights. A pair is decided by the Rao-Kupper model,
 
     P(a) = sigmoid((u_a - u_b - tie_margin) / temperature),   P(b) likewise,   P(tie) = 1 - P(a) - P(b),
 
@@ -19,11 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from prefrestore.rewards.sharpness import high_band_energy
-from prefrestore.rewards.structure import ms_ssim
+from prefrestore.rewards.structure import low_band_distance, ms_ssim, window_mean
 from prefrestore.runtime import seeding
 
 GRADIENT_CONSTANT = 0.0026
 """Stabiliser of the gradient similarity for images in [0, 1] (GMSD, Xue et al. 2014)."""
+
+CONTRAST_CONSTANT = 0.03**2
+"""SSIM's second stabiliser for images in [0, 1]."""
 
 PSNR_CEILING = 60.0
 
@@ -35,7 +39,9 @@ def qualities(restored: Tensor, hq: Tensor) -> dict[str, Tensor]:
     """Measure candidates [N, 3, H, W] against HQ; each value [N], larger is better.
 
     ``psnr`` in dB (at most 60); ``structure`` is MS-SSIM; ``edges`` is the mean gradient similarity; ``sharpness`` is
-    minus the absolute log ratio of high-band energies (``rewards.sharpness``): blur and false texture both cost.
+    minus the absolute log ratio of high-band energies (``rewards.sharpness``): blur and false texture both cost;
+    ``colour`` is minus the mean difference of smoothed chroma, ``texture`` the mean similarity of local standard
+    deviations, ``low_band`` minus the distance of averages over 4, 8 and 16 pixels.
     """
     error = (restored - hq).square().mean(dim=(1, 2, 3)).clamp(min=10 ** (-PSNR_CEILING / 10))
     return {
@@ -43,6 +49,9 @@ def qualities(restored: Tensor, hq: Tensor) -> dict[str, Tensor]:
         "structure": ms_ssim(restored, hq),
         "edges": gradient_similarity(restored, hq),
         "sharpness": -(_high_band(restored) / _high_band(hq)).log().abs(),
+        "colour": -(smooth_chroma(restored) - smooth_chroma(hq)).abs().mean(dim=(1, 2, 3)),
+        "texture": texture_similarity(restored, hq),
+        "low_band": -low_band_distance(restored, hq),
     }
 
 
@@ -62,6 +71,20 @@ def gradient_magnitude(images: Tensor) -> Tensor:
     across = torch.tensor([[1.0, 0.0, -1.0]] * 3).to(images) / 3
     kernels = torch.stack([across, across.T])[:, None]
     return functional.conv2d(luma(images), kernels).square().sum(dim=1).sqrt()
+
+
+def smooth_chroma(images: Tensor) -> Tensor:
+    """Return red and blue less luma [N, 2, H - 10, W - 10], averaged under the Gaussian window of SSIM."""
+    return window_mean(images[:, [0, 2]] - luma(images))
+
+
+def texture_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean similarity [N] of the luma's local standard deviations (SSIM's contrast term alone)."""
+    spreads = []
+    for images in (luma(first), luma(second)):
+        spreads.append((window_mean(images.square()) - window_mean(images).square()).clamp(min=0).sqrt())
+    one, two = spreads
+    return ((2 * one * two + CONTRAST_CONSTANT) / (one**2 + two**2 + CONTRAST_CONSTANT)).mean(dim=(1, 2, 3))
 
 
 def luma(images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 A, B, TIE = 0, 1, 2
 OUTCOMES = {"a": A, "b": B, "tie": TIE, "both_bad": TIE}
 """``both_bad`` says nothing on which is better, so it trains as a tie."""
+FEW_COUPLES, USUAL_SMOOTHING = 20, 0.05
 
 
 def log_probabilities(difference: Tensor, tie_margin: Tensor) -> Tensor:
@@ -31,6 +32,22 @@ def preference_loss(difference: Tensor, tie_margin: Tensor, targets: Tensor) -> 
 def smooth_targets(outcomes: Tensor, smoothing: float) -> Tensor:
     """Return outcome distributions [N, 3]: the observed outcome, of which a share goes evenly to all three."""
     return (1 - smoothing) * functional.one_hot(outcomes, 3).float() + smoothing / 3
+
+
+def smoothing_from_agreement(share: float, couples: float) -> float:
+    """Return the smoothing at which two judges would agree as often as these did.
+
+    If a judge's label is replaced, with probability s, by one of the three outcomes at random, two judges of one pair
+    agree with probability ``q + (1 - q) / 3``, ``q = (1 - s)^2``. Pairs that are hard count as noise here, so this is
+    at the upper end. With few couples the share says little, and a usual value stands in.
+
+    Args:
+        share: share of couples of judgements of one pair that agree.
+        couples: their number.
+    """
+    if couples < FEW_COUPLES:
+        return USUAL_SMOOTHING
+    return float(1 - np.sqrt(np.clip((3 * share - 1) / 2, 0, 1)))
 
 
 def fit_temperature(difference: np.ndarray, wins: np.ndarray) -> float:

@@ -15,9 +15,9 @@ import torch
 from prefrestore.config import SampleCandidatesConfig
 from prefrestore.data.images import encode_png
 from prefrestore.data.pairs import PairSet, to_tensor, to_uint8
+from prefrestore.data.preferences import CANDIDATES, INPUTS
 from prefrestore.errors import UserError
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.reward_model.dataset import CANDIDATES
 from prefrestore.runtime import seeding
 from prefrestore.runtime.progress import track
 
@@ -52,6 +52,9 @@ SCHEMA = pa.schema(
 )
 
 
+INPUT_SCHEMA = pa.schema([("group_id", pa.string()), ("text", pa.string()), ("image", pa.binary())])
+
+
 @dataclass(frozen=True)
 class Task:
     """One LQ image to restore: a row of the pairs and one of its variants."""
@@ -78,14 +81,17 @@ def choose_tasks(pairs: PairSet, config: SampleCandidatesConfig) -> list[Task]:
 def draw_candidates(
     pipeline: PrefRestorePipeline, pairs: PairSet, tasks: Sequence[Task], config: SampleCandidatesConfig, model: str
 ) -> Iterator[Candidate]:
-    """Restore every task ``samples`` times at each step count; the condition of an LQ image is computed once."""
+    """Restore every task ``samples`` times at each step count; the condition of an LQ image is computed once.
+
+    ``model`` is the short digest of what is drawn from.
+    """
     size = max(1, config.batch_size // config.samples)
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     for chunk in track(chunks, "sample_candidates", total=len(chunks), unit="batch"):
         rows, variants = [task.row for task in chunk], [task.variant for task in chunk]
         lq = to_tensor(pairs.lq[rows, variants])
-        condition = pipeline.encode_condition(lq, [pairs.captions[row] for row in rows])
-        repeated = condition.select([place for place in range(len(chunk)) for _ in range(config.samples)])
+        with torch.no_grad():
+            condition = pipeline.prepare(pipeline.encode_condition(lq, [pairs.captions[row] for row in rows]))
         for num_steps in config.step_counts:
             seeds = [
                 seeding.derive(config.seed, "sample", pairs.ids[task.row], task.variant, num_steps, sample)
@@ -93,7 +99,7 @@ def draw_candidates(
                 for sample in range(config.samples)
             ]
             with torch.no_grad():
-                latents = pipeline.sample(repeated, pipeline.initial_noise(seeds), num_steps)
+                latents = pipeline.sample(condition, pipeline.initial_noise(seeds), num_steps)
                 images = to_uint8(pipeline.decode(latents))
             for place, (seed, image) in enumerate(zip(seeds, images, strict=True)):
                 task = chunk[place // config.samples]
@@ -122,3 +128,16 @@ def write_candidates(folder: Path, candidates: Sequence[Candidate]) -> None:
     """Write ``candidates.parquet``, sorted by candidate id."""
     rows = [asdict(candidate) for candidate in sorted(candidates, key=lambda candidate: candidate.candidate_id)]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / CANDIDATES)
+
+
+def write_inputs(folder: Path, pairs: PairSet, tasks: Sequence[Task]) -> None:
+    """Write ``inputs.parquet``: LQ image (PNG) and text of every group, so that candidates can be judged alone."""
+    rows = [
+        {
+            "group_id": f"{pairs.ids[task.row]}/{task.variant}",
+            "text": pairs.captions[task.row],
+            "image": encode_png(pairs.lq[task.row, task.variant]),
+        }
+        for task in tasks
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=INPUT_SCHEMA), folder / INPUTS)

@@ -14,22 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefrestore import __version__
-from prefrestore.config import CollectPreferencesConfig, OracleWeights
+from prefrestore.config import CollectPreferencesConfig
 from prefrestore.data.pairs import to_tensor, to_uint8
 from prefrestore.data.preferences import SIMULATED_TIME, Judgement, agreement, pair_id, pixel_digest
 from prefrestore.data.tables import Rejection
 from prefrestore.reward_model.annotator import Showing, choose, draw_pairs, qualities, utilities
-from prefrestore.reward_model.dataset import CandidateSet, Scene
+from prefrestore.reward_model.dataset import CandidateSet, Scene, face_of
+from prefrestore.reward_model.roles import JUDGES, REWARD, assign_roles, utility_of
 from prefrestore.runtime import seeding
 
 JUDGEMENTS, QUALITIES = "preferences.parquet", "qualities.parquet"
-UTILITY = "utility"
 INSTRUCTION = "Which restoration is closer to the clean photograph, in structure, edges and sharpness?"
 BATCH_SIZE = 128
+Columns = Mapping[str, np.ndarray]
 
 
-def measure_qualities(candidates: CandidateSet, scene: Scene, weights: OracleWeights) -> dict[str, np.ndarray]:
-    """Return every quality of every candidate [N], and their ``utility``."""
+def measure_qualities(candidates: CandidateSet, scene: Scene, config: CollectPreferencesConfig) -> Columns:
+    """Return every quality of every candidate [N], and their ``utility`` to the reward's oracle and to the judges'."""
     rows = np.arange(len(candidates.groups))
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(rows), BATCH_SIZE):
@@ -38,14 +39,23 @@ def measure_qualities(candidates: CandidateSet, scene: Scene, weights: OracleWei
         for name, values in measured.items():
             parts.setdefault(name, []).append(values.double().numpy())
     whole = {name: np.concatenate(values) for name, values in parts.items()}
-    return {**whole, UTILITY: utilities(whole, weights.model_dump(), np.array(candidates.groups))}
+    groups = np.array(candidates.groups)
+    oracles = {
+        REWARD: config.simulated.weights,
+        **{role: getattr(config.judges, role).weights for role in JUDGES},
+    }
+    return {**whole, **{utility_of(role): utilities(whole, w.model_dump(), groups) for role, w in oracles.items()}}
 
 
 def simulate(
-    candidates: CandidateSet, scene: Scene, measured: Mapping[str, np.ndarray], config: CollectPreferencesConfig
+    candidates: CandidateSet, scene: Scene, measured: Columns, config: CollectPreferencesConfig
 ) -> list[Judgement]:
-    """Let simulated annotators judge pairs of different images; a share of the pairs is judged by two of them."""
+    """Let simulated annotators judge pairs of different images; a share of the pairs is judged by two of them.
+
+    The faces of a judge are judged by annotators of its own, whose utility is its own.
+    """
     annotator = config.simulated
+    roles = assign_roles(candidates.groups, config)
     digests = {group: pixel_digest(image) for group, image in _lq_images(candidates, scene).items()}
     showings = [
         showing
@@ -55,6 +65,8 @@ def simulate(
     judgements = []
     for showing in showings:
         pair = _pair(candidates, showing, digests[candidates.groups[showing.a]])
+        role = roles.get(face_of(candidates.groups[showing.a]), REWARD)
+        utility, school = measured[utility_of(role)], "" if role == REWARD else f"{role}-"
         first = seeding.derive(config.seed, "annotator", pair["pair_id"]) % annotator.annotators
         twice = (
             annotator.annotators > 1
@@ -62,13 +74,13 @@ def simulate(
         )
         for number in (first, (first + 1) % annotator.annotators)[: 1 + twice]:
             random = seeding.rng(config.seed, "choice", pair["pair_id"], number)
-            difference = float(measured[UTILITY][showing.a] - measured[UTILITY][showing.b])
+            difference = float(utility[showing.a] - utility[showing.b])
             choice = choose(difference, annotator.temperature, annotator.tie_margin, random)
             judgements.append(
                 Judgement(
                     **pair,
                     choice=choice,
-                    annotator=f"simulated-{number}",
+                    annotator=f"simulated-{school}{number}",
                     repeat=0,
                     source="simulated",
                     instruction=INSTRUCTION,
@@ -99,7 +111,7 @@ def _pair(candidates: CandidateSet, showing: Showing, lq_digest: str) -> dict[st
     }
 
 
-def write_qualities(folder: Path, candidates: CandidateSet, measured: Mapping[str, np.ndarray]) -> None:
+def write_qualities(folder: Path, candidates: CandidateSet, measured: Columns) -> None:
     """Write the measurements; they tell how good a reward could be, and no reward is trained on them."""
     columns = {"group_id": list(candidates.groups), "sha256": list(candidates.digests), **measured}
     pq.write_table(pa.table(columns), folder / QUALITIES)

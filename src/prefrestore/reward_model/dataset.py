@@ -15,13 +15,11 @@ from torch import Tensor
 from prefrestore.config import TrainRewardConfig
 from prefrestore.data.images import decode_png
 from prefrestore.data.pairs import PairSet, to_tensor
-from prefrestore.data.preferences import Judgement
+from prefrestore.data.preferences import CANDIDATES, Judgement
 from prefrestore.errors import UserError
 from prefrestore.reward_model.bradley_terry import OUTCOMES
 from prefrestore.rewards.base import References
 from prefrestore.runtime import seeding
-
-CANDIDATES = "candidates.parquet"
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,10 @@ class Comparisons:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def groups(self, groups: Sequence[str]) -> list[str]:
+        """Return the LQ sample of every pair, ``groups`` being those of the candidates."""
+        return [groups[row] for row in self.first]
 
     def take(self, rows: np.ndarray) -> Comparisons:
         """Return some of the pairs, by index or mask."""

@@ -17,6 +17,7 @@ from prefrestore.data.pair_import import UNKNOWN_SEED, stored_image, stored_inpu
 from prefrestore.data.pairs import NUM_LANDMARKS, to_tensor
 from prefrestore.data.preferences import Judgement
 from prefrestore.reward_model.dataset import CandidateSet, Scene
+from prefrestore.runtime.shelf import Place, open_shelf
 
 IMPORTED = "imported.parquet"
 SCHEMA = pa.schema(
@@ -35,13 +36,14 @@ class ImportedCandidate:
     lq: bytes
 
 
-def gather(judgements: Sequence[Judgement], store: Path, size: int) -> list[ImportedCandidate]:
+def gather(judgements: Sequence[Judgement], store: Place, size: int) -> list[ImportedCandidate]:
     """Return the candidates of imported judgements whose three images the store keeps, resized to ``size`` pixels."""
+    shelf = open_shelf(store)
     found: dict[tuple[str, str], ImportedCandidate] = {}
     for judgement in judgements:
-        source = stored_input(store, judgement.lq_digest) if judgement.source == "import" else None
+        source = stored_input(shelf, judgement.lq_digest) if judgement.source == "import" else None
         for digest in (judgement.digest_a, judgement.digest_b):
-            image = stored_image(store, digest)
+            image = stored_image(shelf, digest)
             if source is not None and image is not None:
                 lq, text = source
                 found[judgement.lq_id, digest] = ImportedCandidate(

@@ -20,7 +20,8 @@ from prefrestore.reward_model.accuracy import (
     sensitivity,
 )
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
-from prefrestore.rewards.composite import Part, build_rewards
+from prefrestore.reward_model.roles import REWARD, utility_of
+from prefrestore.rewards.composite import Part, Sources, build_rewards
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.network import PreferenceNetwork
 from prefrestore.rewards.preference import PreferenceReward
@@ -39,6 +40,7 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     held_out: Comparisons,
     qualities: Mapping[str, np.ndarray],
     seed: int,
+    role: str = REWARD,
 ) -> dict[str, Any]:
     """Return every figure on held-out pairs; stores offset and calibrated temperature in ``network``."""
     members = member_logits(network, candidates, scene)
@@ -53,7 +55,7 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     spoilt = seeding.rng(seed, "spoilt").permutation(rows)[:SPOILT]
     return {
         "held_out_faces": len(faces),
-        **compare_judges(logits, qualities, held_out),
+        **compare_judges(logits, qualities, held_out, utility_of(role)),
         "by_margin": by_margin(logits, held_out),
         "by_ensemble": by_ensemble(members, held_out),
         "calibration": calibration,
@@ -71,7 +73,7 @@ def measure_parts(
     """
     reader = FaceReader(config.workers)
     try:
-        rewards = build_rewards(list(config.weights), PreferenceReward(network), reader)
+        rewards = build_rewards(list(config.weights), PreferenceReward(network), reader, sources_of(config))
         order = seeding.rng(config.seed, "measured").permutation(len(candidates.groups))[: config.measured]
         batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
         values: dict[str, list[torch.Tensor]] = {reward.name: [] for reward in rewards}
@@ -82,6 +84,11 @@ def measure_parts(
     finally:
         reader.close()
     return {name: _part(name, torch.cat(found), config.weights[name]) for name, found in values.items()}
+
+
+def sources_of(config: TrainRewardConfig) -> Sources:
+    """Return where the configuration says that weights of other rewards are."""
+    return Sources(config.lpips_weights, {str(name): place for name, place in config.clip_models.items()})
 
 
 def _part(name: str, values: torch.Tensor, weight: float) -> Part:

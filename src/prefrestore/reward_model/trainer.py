@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prefrestore import artifacts
 from prefrestore.config import TrainRewardConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.reward_model.bradley_terry import TIE, A, preference_loss, smooth_targets
 from prefrestore.reward_model.corruption import spoil
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
-from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork
+from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
 from prefrestore.runtime import seeding
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints, pack_optimizer, prefixed, select, unpack_optimizer
 from prefrestore.runtime.progress import track
@@ -50,7 +52,7 @@ def make_batch(
     first, second = candidates.images[judged.first], candidates.images[judged.second].copy()
     outcome = judged.outcome.copy()
     for row in range(spoilt):
-        other = candidates.images[_stranger(candidates.groups, judged.first[row], random)]
+        other = candidates.images[_stranger(candidates.groups, judged.first[row], pairs.first, random)]
         second[row] = spoil(first[row], other, random)
         outcome[row] = A
     mirrored = torch.from_numpy(random.random(len(judged)) < 0.5)[:, None, None, None]
@@ -62,10 +64,10 @@ def _mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def _stranger(groups: tuple[str, ...], row: int, random: np.random.Generator) -> int:
-    """Return a candidate of another face (the candidate itself where there is one face only)."""
-    start = int(random.integers(len(groups)))
-    others = ((start + offset) % len(groups) for offset in range(len(groups)))
+def _stranger(groups: tuple[str, ...], row: int, known: np.ndarray, random: np.random.Generator) -> int:
+    """Return one of the ``known`` candidates, of another face (the candidate itself where there is one face only)."""
+    start = int(random.integers(len(known)))
+    others = (int(known[(start + offset) % len(known)]) for offset in range(len(known)))
     return next((other for other in others if face_of(groups[other]) != face_of(groups[row])), int(row))
 
 
@@ -84,7 +86,9 @@ class RewardTrainer:
 
     def __init__(self, config: TrainRewardConfig, make: Callable[[int], Batch]) -> None:
         seeding.be_deterministic()
-        self._config, self._make = config, make
+        if config.label_smoothing == "agreement":
+            raise ValueError("label_smoothing must be a number here: roles.plan_of resolves it")
+        self._config, self._make, self._smoothing = config, make, config.label_smoothing
         self.network = new_network(config)
         self._optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -103,7 +107,7 @@ class RewardTrainer:
 
     def _step(self, step: int) -> Mapping[str, float]:
         batch = self._make(step)
-        loss, difference = batch_loss(self.network, batch, self._config.label_smoothing)
+        loss, difference = batch_loss(self.network, batch, self._smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
@@ -132,6 +136,13 @@ def new_network(config: TrainRewardConfig) -> PreferenceNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.seed, "weights"))
         return PreferenceNetwork(NetworkConfig(config.width, config.levels, config.members, TEXT_SIZE))
+
+
+def write_trained(trainer: RewardTrainer, folder: Path) -> None:
+    """Write network and training curve into a folder, which is made if need be."""
+    folder.mkdir(exist_ok=True)
+    save_network(trainer.network, folder)
+    artifacts.write_json(folder / "history.json", thin(trainer.history))
 
 
 def thin(history: list[dict[str, float]], rows: int = HISTORY_ROWS) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +14,18 @@ from torch import Tensor
 from prefrestore import artifacts
 from prefrestore.errors import UserError
 from prefrestore.rewards.base import References, Reward
+from prefrestore.rewards.clip import FAMILY, ClipReward
 from prefrestore.rewards.faces import FaceReader, IdentityReward, LandmarksReward
+from prefrestore.rewards.lpips import LpipsReward
 from prefrestore.rewards.network import load_network
 from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.rewards.sharpness import SharpnessReward
 from prefrestore.rewards.structure import StructureReward
 
 COMPOSITE = "composite.json"
+NO_SOURCES: Mapping[str, Any] = {"lpips_weights": None, "clip_models": {}}
+"""What a reward that was written before there were outside weights stands for."""
+Judge = Literal["validation", "test"]
 SMALLEST_SPREAD = 1e-6
 """Standard deviation at or below which values count as constant: float32 cannot tell them apart."""
 
@@ -62,7 +68,15 @@ def count_nan(parts: Mapping[str, Tensor]) -> dict[str, int]:
 class CompositeReward:
     """Several rewards, their weights and reference statistics. Close it, or use ``with``: it may hold processes."""
 
-    def __init__(self, rewards: Sequence[Reward], statistics: Mapping[str, Part], reader: FaceReader) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        statistics: Mapping[str, Part],
+        reader: FaceReader,
+        judge: PreferenceReward | None = None,
+    ) -> None:
+        """Make a composite; ``judge`` is asked beside it and is no part of it."""
+        self.judge = judge
         self.rewards = tuple(rewards)
         self.statistics = dict(statistics)
         self.reader = reader
@@ -102,11 +116,26 @@ class CompositeReward:
         self.close()
 
 
-def build_rewards(names: Sequence[str], preference: PreferenceReward, reader: FaceReader) -> list[Reward]:
-    """Return the rewards of the given names.
+@dataclass(frozen=True)
+class Sources:
+    """Where rewards that do not come with the artifact are read from.
+
+    Attributes:
+        lpips_weights: file that ``models.lpips`` describes, or None.
+        clip_models: folder or hub id of ``clip_score`` and of ``pick_score``.
+    """
+
+    lpips_weights: str | None
+    clip_models: Mapping[str, str]
+
+
+def build_rewards(
+    names: Sequence[str], preference: PreferenceReward, reader: FaceReader, sources: Sources
+) -> list[Reward]:
+    """Return the rewards of the given names; what lies outside the artifact is read when it is first asked.
 
     Raises:
-        UserError: a name is unknown.
+        UserError: a name is unknown, or it is not said where its weights are.
     """
     known: dict[str, Reward] = {
         reward.name: reward
@@ -118,22 +147,34 @@ def build_rewards(names: Sequence[str], preference: PreferenceReward, reader: Fa
             LandmarksReward(reader),
         )
     }
+    if sources.lpips_weights is not None:
+        known["lpips"] = LpipsReward(Path(sources.lpips_weights))
+    known |= {name: ClipReward(name, place) for name, place in sources.clip_models.items() if name in FAMILY}
     for name in names:
+        if name not in known and name in ("lpips", *FAMILY):
+            where = "lpips_weights" if name == "lpips" else f"clip_models: {name}"
+            raise UserError(f"train_reward: weights: {name} needs weights: say where they are in train_reward.{where}")
         if name not in known:
             raise UserError(f"train_reward: weights: no reward is called {name!r}: choose from {', '.join(known)}")
     return [known[name] for name in names]
 
 
-def load_reward(folder: Path, workers: int = 1) -> CompositeReward:
+def load_reward(folder: Path, workers: int = 1, judge: Judge | None = None) -> CompositeReward:
     """Load the artifact ``reward``; face rewards run in ``workers`` processes.
+
+    ``judge`` names the judge to load beside it, if the artifact has one: alignment takes ``validation``, the
+    evaluation alone takes ``test``.
 
     Raises:
         UserError: the folder holds no reward.
     """
     if not (folder / COMPOSITE).is_file():
         raise UserError(f"{folder}: holds no reward ({COMPOSITE} is missing): run train_reward first")
-    stored = artifacts.read_json(folder / COMPOSITE)["parts"]
-    statistics = {name: Part(**fields) for name, fields in stored.items()}
+    stored = artifacts.read_json(folder / COMPOSITE)
+    statistics = {name: Part(**fields) for name, fields in stored["parts"].items()}
     reader = FaceReader(workers)
-    rewards = build_rewards(list(statistics), PreferenceReward(load_network(folder)), reader)
-    return CompositeReward(rewards, statistics, reader)
+    rewards = build_rewards(
+        list(statistics), PreferenceReward(load_network(folder)), reader, Sources(**stored.get("sources", NO_SOURCES))
+    )
+    beside = PreferenceReward(load_network(folder / judge)) if judge and (folder / judge).is_dir() else None
+    return CompositeReward(rewards, statistics, reader, beside)

@@ -63,7 +63,7 @@ class Guard:
         self._watched = (IdentityReward(reward.reader), StructureReward(), SharpnessReward())
 
     def measure(self, role: Role) -> Look:
-        """Return reward_total, identity, structure, sharpness, psnr (dB), and spread of a role.
+        """Return reward_total, identity, structure, sharpness, judge, psnr (dB), and spread of a role.
 
         What could not be judged on any face is left out.
         """
@@ -74,6 +74,8 @@ class Guard:
         images, references = self._restorer.images(latents), pool.references(rows)
         values = {watched.name: watched.score(images, references) for watched in self._watched}
         values["reward_total"] = self._reward.totals(self._reward.parts(images, references))
+        if self._reward.judge is not None:
+            values["judge"] = self._reward.judge.score(images, references)
         values["psnr"] = psnr(images, to_tensor(pool.hq[rows]))
         values["spread"] = torch.tensor([spread(group) for group in images.split(samples)])
         if broken.any():

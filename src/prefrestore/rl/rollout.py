@@ -13,6 +13,7 @@ from prefrestore.config import AlignConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.diffusion.sampler import Sampler
 from prefrestore.models.adapters import Role, using_role
+from prefrestore.models.condition import grouped
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.rl.pool import ConditionCache
@@ -47,8 +48,8 @@ class Restorer:
         return torch.cat(parts)
 
     def _solve(self, noise: Tensor, rows: Sequence[int]) -> Tensor:
-        condition = self.conditions.rows(rows)
-        return self.sampler(lambda x_t, sigma: self.pipeline.velocity(x_t, sigma, condition), noise)
+        faces, _ = grouped(rows)
+        return self.sampler(self.pipeline.velocity_function(self.conditions.rows(faces)), noise)
 
     def images(self, latents: Tensor) -> Tensor:
         """Decode latents [N, C, h, w] to images [N, 3, H, W] in [0, 1] on the CPU, where rewards judge."""

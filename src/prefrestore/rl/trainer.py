@@ -18,6 +18,8 @@ from prefrestore.models.adapters import (
     set_role,
     using_role,
 )
+from prefrestore.models.condition import Condition, PreparedCondition, grouped
+from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.rl.batches import judge, put_noise, update_rows
 from prefrestore.rl.guard import Guard, Watch
@@ -26,7 +28,7 @@ from prefrestore.rl.nft_loss import deviation, nft_loss, normalised_error, total
 from prefrestore.rl.pool import epoch_rows
 from prefrestore.rl.rollout import Restorer, collect
 from prefrestore.rl.schedules import old_decay
-from prefrestore.rl.types import TrainingBatch
+from prefrestore.rl.types import Noised, TrainingBatch
 from prefrestore.runtime.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -50,6 +52,32 @@ class Aligned:
     tensors: Mapping[str, Tensor]
     history: History
     watch: Watch
+
+
+class MicroBatch:
+    """Samples that one forward takes, and what their conditions are to each role during one update.
+
+    What the base makes of a condition is computed once for all samples of a face, roles and noise levels; the keys
+    and values of roles that stand still, too. The policy's take gradients: its low-rank term is added every time.
+    """
+
+    def __init__(self, pipeline: PrefRestorePipeline, rows: Sequence[int], condition: Condition) -> None:
+        self.rows = rows
+        self._pipeline = pipeline
+        self._projected = pipeline.generator.project(condition)
+        self._fixed: dict[Role, PreparedCondition] = {}
+
+    def policy_velocity(self, sample: Noised) -> Tensor:
+        """Return the policy's velocity [B, C, h, w], with gradient."""
+        return self._pipeline.velocity(sample.x_t, sample.sigma, self._pipeline.prepare(self._projected))
+
+    @torch.no_grad()
+    def fixed_velocity(self, role: Role, sample: Noised) -> Tensor:
+        """Return the velocity of a role that is not trained."""
+        with using_role(self._pipeline, role):
+            if role not in self._fixed:
+                self._fixed[role] = self._pipeline.prepare(self._projected)
+            return self._pipeline.velocity(sample.x_t, sample.sigma, self._fixed[role])
 
 
 class Trainer:
@@ -84,29 +112,27 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         if count:
-            for level in range(self.config.timesteps):
-                for start in range(0, len(rows), self.config.batch_size):
-                    part = rows[start : start + self.config.batch_size]
+            for start in range(0, len(rows), self.config.batch_size):
+                part = self._micro_batch(batch, rows[start : start + self.config.batch_size])
+                for level in range(self.config.timesteps):
                     for name, value in self.accumulate(batch, part, epoch, level, count).items():
                         sums[name] = sums.get(name, 0.0) + value
         self.step += 1
         self.terms.append({**sums, **self._take_step()})
 
+    def _micro_batch(self, batch: TrainingBatch, rows: Sequence[int]) -> MicroBatch:
+        faces, _ = grouped(batch.rows[rows].tolist())
+        return MicroBatch(self.pipeline, rows, self.restorer.conditions.rows(faces))
+
     def accumulate(
-        self, batch: TrainingBatch, rows: Sequence[int], epoch: int, level: int, count: float
+        self, batch: TrainingBatch, part: MicroBatch, epoch: int, level: int, count: float
     ) -> dict[str, float]:
         """Add a micro-batch's gradient of the mean loss over ``count`` noised samples; return its part of each term."""
-        sample = put_noise(batch, rows, self.config, epoch, level)
-        condition = self.restorer.conditions.rows(batch.rows[rows].tolist())
-        weight = batch.weight[rows].to(sample.x0.device)
-
-        def velocity(role: Role) -> Tensor:
-            with using_role(self.pipeline, role), torch.no_grad():
-                return self.pipeline.velocity(sample.x_t, sample.sigma, condition)
-
-        old = velocity("old")
-        policy = self.pipeline.velocity(sample.x_t, sample.sigma, condition)
-        optimality = batch.optimality[rows].to(old.device)
+        sample = put_noise(batch, part.rows, self.config, epoch, level)
+        weight = batch.weight[part.rows].to(sample.x0.device)
+        old = part.fixed_velocity("old", sample)
+        policy = part.policy_velocity(sample)
+        optimality = batch.optimality[part.rows].to(old.device)
         # the published factor: its advantages are scaled back from [-1, 1] to [-clip, clip]
         loss = self.config.advantage_clip * nft_loss(policy, old, sample, optimality, self.config.nft_beta)
         terms = {
@@ -116,7 +142,7 @@ class Trainer:
         }
         kl = torch.zeros_like(loss)
         if self._runs_ref(level):
-            ref = velocity("ref")
+            ref = part.fixed_velocity("ref", sample)
             # the mean over all levels, estimated from some
             scale = self.config.timesteps / self.config.kl_timesteps
             kl = scale * deviation(policy, ref)

@@ -1,10 +1,11 @@
-"""Reading S3: listing, and downloads that resume, verify what they got and never look whole when they are not.
+"""S3: listing, conditional puts, downloads that resume, verify what they got and never look whole when they are not.
 
 Credentials, region and endpoint are those of boto3's own environment variables and files.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import time
@@ -38,6 +39,9 @@ PAUSE_SECONDS = 0.2
 CUT = (IncompleteReadError, ResponseStreamingError, HTTPClientError, HTTPError, ConnectionResetError)
 REFUSED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 MISSING = {"404", "NoSuchBucket", "NoSuchKey"}
+EXISTS = {"412", "PreconditionFailed"}
+BUSY = "ConditionalRequestConflict"
+"""Another writer is putting the same key at this moment: ask again."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,38 @@ def list_objects(uri: str) -> list[Remote]:
     Raises:
         UserError: malformed address, no rights, no such bucket, no objects, or nobody answers.
     """
-    bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-    if not uri.startswith(SCHEME) or not bucket:
-        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
-    with _explained(uri):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = find_objects(uri)
+    if not found:
+        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
+    return found
+
+
+def find_objects(uri: str) -> list[Remote]:
+    """Return the objects below an address, sorted by key; there may be none. Errors as :func:`list_objects`."""
+    bucket, prefix = split(uri)
+    with explained(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [
             Remote(bucket, row["Key"], row["Size"], row["ETag"]) for page in pages for row in page.get("Contents", ())
         ]
-    if not found:
-        raise UserError(f"{uri}: no object has this prefix: check bucket and prefix")
     return sorted(found, key=lambda remote: remote.key)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an address.
+
+    Raises:
+        UserError: it is no S3 address.
+    """
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if not uri.startswith(SCHEME) or not bucket:
+        raise UserError(f"{uri}: is no S3 address: write s3://BUCKET/PREFIX")
+    return bucket, key
+
+
+def content(uri: str) -> bytes | None:
+    """Return the content of a small object, or None if there is no such object; errors as :func:`list_objects`."""
+    return get(*split(uri))
 
 
 def read(remote: Remote) -> bytes:
@@ -100,7 +125,7 @@ def download(remote: Remote) -> Path:
     partial.parent.mkdir(parents=True, exist_ok=True)
     if partial.exists() and partial.stat().st_size > remote.size:
         partial.unlink()
-    with _explained(remote.uri):
+    with explained(remote.uri):
         _fill(remote, partial)
         algorithm, expected = _promise(remote)
     with partial.open("rb") as stream:
@@ -131,7 +156,7 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
     partial.touch()
     if remote.size == 0:
         return
-    answer = _client().get_object(
+    answer = client().get_object(
         Bucket=remote.bucket, Key=remote.key, Range=f"bytes={done}-{remote.size - 1}", IfMatch=remote.etag
     )
     with partial.open("ab") as stream:
@@ -143,27 +168,88 @@ def _append(remote: Remote, partial: Path, done: int) -> None:
 
 def _promise(remote: Remote) -> tuple[str, str | None]:
     """Return the digest that S3 states: ours in the metadata, or the MD5 that a simple upload has as its ETag."""
-    metadata = _client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
+    metadata = client().head_object(Bucket=remote.bucket, Key=remote.key).get("Metadata", {})
     if "sha256" in metadata:
         return "sha256", metadata["sha256"]
     etag = remote.etag.strip('"')
     return "md5", None if "-" in etag else etag
 
 
+def keys(bucket: str, prefix: str) -> list[str]:
+    """Return the keys below a prefix, sorted; there may be none. Errors as :func:`list_objects`."""
+    return [remote.key for remote in find_objects(f"{SCHEME}{bucket}/{prefix}")]
+
+
+def get(bucket: str, key: str) -> bytes | None:
+    """Return the content of a small object, checked by boto3, or None if there is none.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    with explained(f"{SCHEME}{bucket}/{key}"):
+        try:
+            body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if _code(error) in {"404", "NoSuchKey"}:
+                return None
+            raise
+    return body
+
+
+def put_new(bucket: str, key: str, data: bytes) -> bool:
+    """Keep ``data`` under ``key`` unless there is such an object already; return whether it was put.
+
+    S3 shows an object whole or not at all, and the condition makes one of several writers win.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    digest = hashlib.sha256(data)
+    checksum = base64.b64encode(digest.digest()).decode()
+    stored = {"Bucket": bucket, "Key": key, "Body": data, "ChecksumSHA256": checksum}
+    with explained(f"{SCHEME}{bucket}/{key}"):
+        for turn in range(1, CUTS_ALLOWED + 1):
+            try:
+                client().put_object(**stored, Metadata={"sha256": digest.hexdigest()}, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                if _code(error) in EXISTS:
+                    return False
+                if _code(error) != BUSY or turn == CUTS_ALLOWED:
+                    raise
+                time.sleep(PAUSE_SECONDS * turn)
+    raise AssertionError("the last turn returns or raises")
+
+
+def remove(bucket: str, key: str) -> None:
+    """Delete an object; none of that name is no fault.
+
+    Raises:
+        UserError: no rights, no such bucket, or nobody answers.
+    """
+    with explained(f"{SCHEME}{bucket}/{key}"):
+        client().delete_object(Bucket=bucket, Key=key)
+
+
 @cache
-def _client() -> Any:
+def client() -> Any:
+    """Return the S3 client of this process."""
     timing = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
     return boto3.session.Session().client("s3", config=timing)
 
 
 def forget_client() -> None:
     """Drop the client, so that the next call sees changed credentials."""
-    _client.cache_clear()
+    client.cache_clear()
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn what boto3 raises into one line for the user."""
+def explained(uri: str) -> Iterator[None]:
+    """Turn what boto3 raises into one line for the user.
+
+    Raises:
+        UserError: no rights, no such bucket or object, cut connections, or nobody answers.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError):
@@ -172,16 +258,22 @@ def _explained(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: {_reason(error)}") from None
     except ConnectionError as error:
         raise UserError(f"{uri}: S3 cannot be reached ({error}): check the network and AWS_ENDPOINT_URL") from None
+    except HTTPClientError as error:
+        raise UserError(f"{uri}: the connection to S3 was cut ({error}): repeat the command, it goes on") from None
     except BotoCoreError as error:
-        raise UserError(f"{uri}: S3 cannot be read ({error}): check credentials, region and endpoint") from None
+        raise UserError(f"{uri}: S3 cannot be used ({error}): check credentials, region and endpoint") from None
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
 def _reason(error: ClientError) -> str:
-    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    code = _code(error)
     if code in REFUSED:
         return f"S3 refuses these credentials ({code}): check the keys and their rights"
     if code in MISSING:
         return f"there is no such bucket or object ({code}): check the address"
-    if code in {"412", "PreconditionFailed"}:
+    if code in EXISTS:
         return "the object changed while it was read: repeat the command"
     return f"S3 answered {code}: try again later"

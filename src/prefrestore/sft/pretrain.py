@@ -13,11 +13,12 @@ from prefrestore.config import PretrainConfig, StepConfig
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_sigma
 from prefrestore.models.condition import Condition
-from prefrestore.models.connectors import Connectors
+from prefrestore.models.connectors import build_connectors
 from prefrestore.models.generator import build_generator
 from prefrestore.models.integrator import build_integrator
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.reference_import import Layout, import_stage_a
 from prefrestore.models.text import Vocabulary, train_text_tokenizer
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
@@ -48,7 +49,9 @@ class Pretrained:
 def build_pipeline(
     config: PretrainConfig, codec: AutoencoderDC, tokenizer: ImageTokenizer, pairs: PairSet
 ) -> PrefRestorePipeline:
-    """Return the untrained restorer around a trained codec and image tokenizer."""
+    """Return the restorer around a trained codec and image tokenizer: untrained, or with published weights."""
+    if config.weights:
+        return import_stage_a(config.weights, Layout(config, codec, tokenizer, pairs.image_size))
     torch.manual_seed(derive(config.seed, "pretrain"))
     text_tokenizer = train_text_tokenizer(pairs.captions, config.integrator.text_vocabulary)
     vocabulary = Vocabulary(
@@ -56,14 +59,7 @@ def build_pipeline(
     )
     latent_size = pairs.image_size // codec.spatial_compression_ratio
     generator = build_generator(config.generator, codec.config.latent_channels, latent_size)
-    connectors = Connectors(
-        query_size=config.integrator.hidden_size,
-        lq_size=config.generator.heads * config.generator.head_dim,
-        caption_size=config.generator.caption_size,
-        query_grid=tokenizer.grid,
-        lq_grid=latent_size // config.generator.patch_size,
-        position=config.generator.condition_position,
-    )
+    connectors = build_connectors(config.generator, config.integrator.hidden_size, tokenizer.grid, latent_size)
     pipeline = PrefRestorePipeline(
         codec=codec.requires_grad_(False),
         lq_encoder=LqEncoder.from_codec(codec),
@@ -73,6 +69,7 @@ def build_pipeline(
         connectors=connectors,
         generator=generator,
         sampler_steps=config.sampler_steps,
+        guidance=config.guidance,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

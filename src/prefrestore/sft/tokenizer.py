@@ -52,6 +52,7 @@ def build_tokenizer(config: TokenizerConfig) -> ImageTokenizer:
         heads=config.heads,
         codebook_size=config.codebook_size,
         code_dim=config.code_dim,
+        ffn_size=config.ffn_size,
         feature_layer=-1,
     )
 
@@ -88,12 +89,14 @@ def train_tokenizer(
     tokenizer = build_tokenizer(config)
     head = ReconstructionHead(config)
     side = (config.image_size, config.image_size)
+    covered = tokenizer.grid * config.patch_size  # what lies beyond the last whole patch is not seen
     order = derive(seed, "tokenizer order")
 
     def step_loss(step: int, part: Part) -> dict[str, Tensor]:
         rows = part.of(config.batch_size)
         batch = image_batch(images, config.batch_size, order, step)[rows].to(device_of(tokenizer))
-        target = 2 * functional.interpolate(batch, side, mode="bicubic", antialias=True).clamp(0, 1) - 1
+        whole = 2 * functional.interpolate(batch, side, mode="bicubic", antialias=True).clamp(0, 1) - 1
+        target = whole[..., :covered, :covered]
         features = tokenizer.features(batch)
         shape = (config.batch_size, *features.shape[1:])
         noise = torch.randn(shape, generator=torch_generator(order, "noise", step))[rows].to(features)

@@ -30,7 +30,7 @@ def run(config: AlignConfig, *, pairs: Path, base: Path, reward: Path, policy: P
     def restorer(pool: FacePool) -> Restorer:
         return Restorer(pipeline, pool, ConditionCache(pipeline, pool), solver(config), config.batch_size)
 
-    with load_reward(reward, config.workers) as scorer:
+    with load_reward(reward, config.workers, judge="validation") as scorer:
         guard = Guard(restorer(pools[1]), scorer, config.guard, config.seed)
         live = LiveView(checkpoints.folder, pools[1])
         aligned = align(restorer(pools[0]), Surroundings(scorer, guard, live, checkpoints), config)

@@ -26,6 +26,6 @@ def run(config: DegradeConfig, *, faces: Path, pairs: Path) -> None:
     made = ordered_map(partial(make_pairs, how=how), rows, workers=config.workers)
     progress = track(made, "degrade", total=row_count(shards), unit="faces")
     for shard in shards:
-        write_pairs(shard, pairs, [pair for group in islice(progress, row_count([shard])) for pair in group])
+        write_pairs(shard, pairs, (pair for group in islice(progress, row_count([shard])) for pair in group))
     for name in (COUNTS, REJECTED):
         shutil.copyfile(faces / name, pairs / name)

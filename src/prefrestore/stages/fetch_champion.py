@@ -12,7 +12,6 @@ from pathlib import Path
 from prefrestore import artifacts
 from prefrestore.config import FetchChampionConfig
 from prefrestore.errors import UserError
-from prefrestore.registry import release as releases
 from prefrestore.registry.versions import Registry
 
 
@@ -29,7 +28,6 @@ def run(config: FetchChampionConfig, *, champion: Path) -> None:
             f"fetch_champion: {config.model} version {config.version} is release {version.digest or 'unknown':.12}, "
             f"but {config.digest:.12} is pinned: pin again with prefrestore model pin"
         )
-    releases.verify(version.folder, config.digest)
-    shutil.copytree(version.folder, champion / "release")
+    shutil.copytree(version.store.fetch(config.digest), champion / "release")
     found = {"model": config.model, "version": config.version, "digest": config.digest}
     artifacts.write_json(champion / "champion.json", found)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from prefrestore import artifacts
 from prefrestore.config import GateConfig
-from prefrestore.errors import UserError
-from prefrestore.evaluation.gate import Finding, Verdict, describe, judge
+from prefrestore.evaluation.gate import Finding, Verdict, describe, judge_metrics
 from prefrestore.evaluation.metrics import METRICS
 from prefrestore.evaluation.summary import plain
-from prefrestore.evaluation.table import CANDIDATE, PER_SAMPLE, per_face
+from prefrestore.evaluation.table import CANDIDATE
 
 
 def run(config: GateConfig, *, metrics: Path, verdict: Path) -> None:
     """Compare the policy with the others by the declared rules and write ``verdict.json``."""
-    table = metrics / PER_SAMPLE
-    if not table.is_file():
-        raise UserError(f"gate: {table} is missing: run evaluate again")
-    result = judge(per_face(pd.read_parquet(table)), config)
-    artifacts.write_json(verdict / "verdict.json", as_json(result, config))
+    artifacts.write_json(verdict / "verdict.json", as_json(judge_metrics(metrics, config), config))
 
 
 def as_json(verdict: Verdict, config: GateConfig) -> dict[str, object]:
@@ -32,6 +25,8 @@ def as_json(verdict: Verdict, config: GateConfig) -> dict[str, object]:
         "candidate": CANDIDATE,
         "confidence": config.confidence,
         "comparisons": [_finding(finding) for finding in verdict.findings],
+        "limits": plain(verdict.limits),
+        "bands": plain(verdict.bands),
     }
 
 

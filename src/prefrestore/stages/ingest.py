@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefrestore.config import IngestConfig
-from prefrestore.data.tables import FACE_SCHEMA, ShardWriter, write_set_aside
+from prefrestore.data.tables import FACE_SCHEMA, write_set_aside, write_shards
 from prefrestore.faces.intake import Intake
 
 
 def run(config: IngestConfig, *, faces: Path) -> None:
     """Write the faces of a source as Parquet shards, with what was set aside and why."""
     intake = Intake(config)
-    writer = ShardWriter(faces, "faces", FACE_SCHEMA, config.shard_rows)
-    for face in intake.faces():
-        writer.add(face)
-    writer.close()
+    write_shards(faces, "faces", FACE_SCHEMA, intake.faces(), config.shard_rows)
     write_set_aside(faces, intake.rejected, intake.taken)

@@ -11,6 +11,7 @@ from prefrestore.artifacts import write_json
 from prefrestore.config import TrainCodecConfig
 from prefrestore.data.pairs import load_faces
 from prefrestore.models.codec import load_codec
+from prefrestore.models.reference_tokenizer import load_tokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.training import History
 from prefrestore.sft.codec import round_trip_psnr, train_codec
@@ -25,13 +26,16 @@ def run(config: TrainCodecConfig, *, faces: Path, codec: Path) -> None:
         autoencoder, curve = load_codec(config.weights), History()
     else:
         autoencoder, curve = train_codec(config, train.images, Checkpoints("train_codec-codec", config, inputs))
-    tokenizer, tokenizer_curve = train_tokenizer(
-        config.tokenizer,
-        train.images,
-        config.seed,
-        config.checkpoint_every,
-        Checkpoints("train_codec-tokenizer", config, inputs),
-    )
+    if config.tokenizer.weights:
+        tokenizer, tokenizer_curve = load_tokenizer(config.tokenizer.weights), History()
+    else:
+        tokenizer, tokenizer_curve = train_tokenizer(
+            config.tokenizer,
+            train.images,
+            config.seed,
+            config.checkpoint_every,
+            Checkpoints("train_codec-tokenizer", config, inputs),
+        )
     ceiling = round_trip_psnr(autoencoder, held_out.images)
     autoencoder.save_pretrained(codec / "codec")
     tokenizer.save_pretrained(codec / "tokenizer")

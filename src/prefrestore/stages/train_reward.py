@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefrestore import artifacts
 from prefrestore.config import TrainRewardConfig
@@ -21,15 +22,16 @@ from prefrestore.reward_model.dataset import (
     to_comparisons,
 )
 from prefrestore.reward_model.imported import with_imported
-from prefrestore.reward_model.measure import measure_parts, measure_reward
-from prefrestore.reward_model.trainer import RewardTrainer, make_batch, thin
+from prefrestore.reward_model.measure import measure_parts, measure_reward, sources_of
+from prefrestore.reward_model.roles import REWARD, plan_of, split_by_role
+from prefrestore.reward_model.trainer import RewardTrainer, make_batch, write_trained
 from prefrestore.rewards.composite import COMPOSITE
-from prefrestore.rewards.network import save_network
+from prefrestore.rewards.network import load_network
 from prefrestore.runtime.checkpoint import Checkpoints
 
 
 def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences: Path, reward: Path) -> None:
-    """Write network, composite, learning curve and held-out figures.
+    """Write the reward's network and those of the judges, composite, training curves and held-out figures.
 
     Args:
         config: sizes, steps and weights.
@@ -44,17 +46,23 @@ def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences
     drawn = load_candidates(candidates)
     scene = build_scene(load_pairs(pairs, "train"), drawn.groups)
     judged, judged_scene = with_imported(drawn, scene, preferences)
-    comparisons = to_comparisons(read_judgements(preferences / JUDGEMENTS), judged)
-    training, held_out = split_by_face(comparisons, judged.groups, held_out_faces(judged.groups, config))
-    if not len(training) or not len(held_out):
-        raise UserError("train_reward: judgements on at least two faces are needed: collect more preferences")
-    trainer = RewardTrainer(config, partial(make_batch, judged, judged_scene, training, config))
+    judgements = read_judgements(preferences / JUDGEMENTS)
+    comparisons = to_comparisons(judgements, judged)
     inputs = {"pairs": pairs, "candidates": candidates, "preferences": preferences}
-    trainer.train(Checkpoints("train_reward", config, inputs))
     qualities = quality_columns(preferences, judged)
-    accuracy = measure_reward(trainer.network, judged, judged_scene, held_out, qualities, config.seed)
-    statistics = measure_parts(trainer.network, drawn, scene, config)
-    save_network(trainer.network, reward)
-    artifacts.write_json(reward / "accuracy.json", {"training_pairs": len(training), **accuracy})
-    artifacts.write_json(reward / COMPOSITE, {"parts": {name: asdict(part) for name, part in statistics.items()}})
-    artifacts.write_json(reward / "history.json", thin(trainer.history))
+    figures: dict[str, dict[str, Any]] = {}
+    for role, own in split_by_role(comparisons, judged.groups, preferences).items():
+        plan = plan_of(role, config, judgements)
+        training, held_out = split_by_face(own, judged.groups, held_out_faces(own.groups(judged.groups), plan))
+        if not len(training) or not len(held_out):
+            raise UserError(f"train_reward: {role}: judgements on at least two faces are needed: collect more of them")
+        trainer = RewardTrainer(plan, partial(make_batch, judged, judged_scene, training, plan))
+        trainer.train(Checkpoints(f"train_reward-{role}", plan, inputs))
+        found = measure_reward(trainer.network, judged, judged_scene, held_out, qualities, plan.seed, role)
+        figures[role] = {"training_pairs": len(training), "label_smoothing": plan.label_smoothing, **found}
+        write_trained(trainer, reward if role == REWARD else reward / role)
+    statistics = measure_parts(load_network(reward), drawn, scene, config)
+    beside = {role: found for role, found in figures.items() if role != REWARD}
+    artifacts.write_json(reward / "accuracy.json", {**figures[REWARD], "beside": beside})
+    parts = {name: asdict(part) for name, part in statistics.items()}
+    artifacts.write_json(reward / COMPOSITE, {"parts": parts, "sources": asdict(sources_of(config))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from prefrestore.data.tables import COUNTS, REJECTED
 from prefrestore.data.validation import checks_of, drift_checks, drift_table, read_reference, statistics, tables_of
 from prefrestore.errors import UserError
 
-NAMED_ROWS = 5
+NAMED = 5
 
 
 def run(config: ValidateConfig, *, pairs: Path, data_report: Path) -> None:
@@ -33,13 +34,19 @@ def run(config: ValidateConfig, *, pairs: Path, data_report: Path) -> None:
     (data_report / "reference.json").write_text(canonical_json(numbers), encoding="utf-8")
 
 
+def _named(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _stop_at_failure(outcomes: list[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if not outcome.success]
     if not failed:
         return
-    first = failed[0]
-    rows = f"; rows: {', '.join(first.rows[:NAMED_ROWS])}" if first.rows else ""
-    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    first, *others = failed
+    rows = f"; rows: {_named(first.rows)}" if first.rows else ""
+    more = f"; also failed: {_named([outcome.name for outcome in others])}" if others else ""
     raise UserError(
         f"validate: expectation failed: {first.name} [{first.table}, {first.expectation}]: found {first.observed}, "
         f"{first.unexpected} offending{rows}{more}: mend the data, or change validate.* if this is meant"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds the images data and train: docker/build.sh [TAG]. Uses docker, podman or buildah, whichever is there first; BUILDER names one.
+#
+#   BASE        base image of both
+#   TRAIN_BASE  base image of train, such as nvidia/cuda:12.8.1-runtime-ubuntu24.04
+#   PREFIX      registry and folder before the names (prefrestore)
+#   BUILD_FLAGS more options of the builder: secrets, volumes, network, isolation
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tag=${1:-$(git describe --always --dirty 2> /dev/null || echo local)}
+base=${BASE:-docker.io/library/debian:bookworm-slim}
+builder=${BUILDER:-}
+for candidate in docker podman buildah; do
+    if [ -z "$builder" ] && command -v "$candidate" > /dev/null; then builder=$candidate; fi
+done
+if [ -z "$builder" ]; then
+    echo "build.sh: neither docker nor podman nor buildah is installed: install one" >&2
+    exit 2
+fi
+
+build() { # image, lock, base
+    # BUILD_FLAGS is a list of words.
+    # shellcheck disable=SC2086
+    "$builder" build --file docker/Dockerfile --tag "${PREFIX:-prefrestore}/$1:$tag" ${BUILD_FLAGS:-} \
+        --build-arg "BASE=$3" --build-arg "LOCK=$2" --build-arg "VERSION=$tag" .
+    echo "${PREFIX:-prefrestore}/$1:$tag"
+}
+
+build data data "$base"
+build train run "${TRAIN_BASE:-$base}"

@@ -1,0 +1,130 @@
+"""Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
+
+The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
+runs: a private seam, so kfp is pinned and ``tests/contracts/test_kfp_seam.py`` holds what is relied upon.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from kfp import components, local
+from kfp.local.subprocess_task_handler import SubprocessTaskHandler
+
+from prefrestore.errors import UserError
+
+Runner = Literal["local", "docker"]
+IMAGES = ("data_image", "train_image")
+REFUSAL = "validate_not_container_component"
+SOCKETS = ("/var/run/docker.sock",)
+START_SECONDS = 20.0
+
+
+def run(package: Path, arguments: Mapping[str, str], runner: Runner, root: Path, *, cache: bool = True) -> None:
+    """Run a package to its end; what its steps write lies under ``root``.
+
+    Raises:
+        UserError: a step failed (its lines stand above), or there is nothing to run containers with.
+    """
+    project = Path.cwd()
+    root = root.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    for path in (root, project):
+        if runner == "local" and "python3" in str(path):
+            raise UserError(f"{path}: kfp's process runner cannot work in a folder with python3 in its name: move it")
+    with _surroundings(runner, project), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        local.init(_runner(runner, project), str(root), enable_caching=cache)
+        pipeline = components.load_component_from_text(filled(package.read_text(encoding="utf-8"), arguments))
+        try:
+            pipeline(**arguments)
+        except RuntimeError as error:
+            raise UserError(f"{package.name}: {error} The lines above say why.") from None
+
+
+def filled(text: str, arguments: Mapping[str, str]) -> str:
+    """Return a package with its images in place; the local runner does not resolve an image that is a parameter."""
+    for name in IMAGES:
+        placeholder = f"'{{{{$.inputs.parameters[''pipelinechannel--{name}'']}}}}'"
+        image = arguments.get(name, f"prefrestore/{name.removesuffix('_image')}:latest")
+        text = text.replace(f"image: {placeholder}", f"image: {image}")
+    return text
+
+
+def _runner(runner: Runner, project: Path) -> Any:
+    if runner == "local":
+        return local.SubprocessRunner(use_venv=False)
+    import docker
+
+    mount = docker.types.Mount(target=str(project), source=str(project), type="bind")
+    environment = {"PREFRESTORE_CHECKPOINTS": str(project / ".checkpoints"), "HOME": "/tmp"}
+    passed = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "PREFRESTORE_WEBHOOK")
+    environment |= {name: value for name, value in os.environ.items() if name.startswith(passed)}
+    # A person's own rights on the mounted folder; root's run keeps the image's user.
+    user = {"user": f"{os.getuid()}:{os.getgid()}"} if os.getuid() else {}
+    return local.DockerRunner(mounts=[mount], working_dir=str(project), environment=environment, **user)
+
+
+@contextmanager
+def _surroundings(runner: Runner, project: Path) -> Iterator[None]:
+    if runner == "local":
+        with _container_components_allowed():
+            yield
+        return
+    with _engine():
+        # The image's user, another one than root, must be able to write into folders that kfp makes.
+        before = None if os.getuid() else os.umask(0)
+        (project / ".checkpoints").mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            if before is not None:
+                os.umask(before)
+
+
+@contextmanager
+def _container_components_allowed() -> Iterator[None]:
+    before = getattr(SubprocessTaskHandler, REFUSAL)
+    setattr(SubprocessTaskHandler, REFUSAL, lambda self, full_command: None)  # noqa: ARG005  the method's signature
+    try:
+        yield
+    finally:
+        setattr(SubprocessTaskHandler, REFUSAL, before)
+
+
+@contextmanager
+def _engine() -> Iterator[None]:
+    """Take Docker if it is there, else start Podman's Docker-compatible service for the time of the run."""
+    if os.environ.get("DOCKER_HOST") or any(Path(socket).exists() for socket in SOCKETS):
+        yield
+        return
+    if shutil.which("podman") is None:
+        raise UserError("run --runner docker: neither Docker nor Podman is here: install one, or use --runner local")
+    with tempfile.TemporaryDirectory(prefix="prefrestore-") as folder:
+        socket = Path(folder) / "podman.sock"
+        command = ["podman", "system", "service", "--time", "0", f"unix://{socket}"]
+        with subprocess.Popen(command) as service:
+            try:
+                _await(socket, service)
+                os.environ["DOCKER_HOST"] = f"unix://{socket}"
+                yield
+            finally:
+                os.environ.pop("DOCKER_HOST", None)
+                service.terminate()
+
+
+def _await(socket: Path, service: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not socket.exists():
+        if service.poll() is not None or time.monotonic() > deadline:
+            raise UserError("run --runner docker: podman's service does not start: see the line above")
+        time.sleep(0.1)

@@ -1,0 +1,73 @@
+"""Refusing too much before it is read: an ASGI layer around the predictor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class BodyLimit:
+    """Reads bodies up to a limit before the application sees them; answers 413 to larger ones and 408 to slow ones."""
+
+    def __init__(self, app: App, limit: int, seconds: float = 30.0) -> None:
+        """Wrap ``app``; ``limit`` is in bytes, ``seconds`` is how long a body may take to come."""
+        self._app, self._limit, self._seconds = app, limit, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await asyncio.wait_for(self._read(scope, receive), self._seconds)
+        except _RefusedError as error:
+            await error.answer(scope, receive, send)
+        except TimeoutError:
+            await _RefusedError(408, f"the body did not come within {self._seconds:g} s").answer(scope, receive, send)
+        else:
+            await self._app(scope, _replaying(body, receive), send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        if _announced(scope) > self._limit:
+            raise _RefusedError(413, f"the body is over {self._limit} bytes")
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > self._limit:
+                raise _RefusedError(413, f"the body is over {self._limit} bytes")
+            more = message.get("more_body", False)
+        return bytes(body)
+
+
+class _RefusedError(Exception):
+    """A body that is not read any further."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.answer = JSONResponse({"error": reason}, status, {"connection": "close"})
+
+
+def _replaying(body: bytes, receive: Receive) -> Receive:
+    """Return a receiver that gives the body in one piece, then what comes after it."""
+    pieces = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def again() -> MutableMapping[str, Any]:
+        piece = next(pieces, None)
+        return await receive() if piece is None else piece
+
+    return again
+
+
+def _announced(scope: Scope) -> int:
+    value = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(value) if value.isdigit() else 0
