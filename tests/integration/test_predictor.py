@@ -368,7 +368,7 @@ def test_an_address_of_nothing_is_told_at_once(
 def test_folders_that_hold_no_model_are_told(tmp_path: Path) -> None:
     for name in ("base", "policy"):
         (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match="is no restorer"):
+    with pytest.raises(UserError, match="is no saved pipeline"):
         load(locate(resolve(str(tmp_path), "")))
     (tmp_path / "policy").rmdir()
     with pytest.raises(UserError, match="has no folder policy"):

@@ -56,6 +56,7 @@ def sizes(repository: Path, text_size: int) -> tuple[PretrainConfig, TokenizerCo
         "head_dim": published.HEAD,
         "ffn_size": published.FFN,
         "text_vocabulary": text_size,
+        "text_first": False,
     }
     generator = {
         "patch_size": 1,

@@ -214,7 +214,7 @@ def test_static_decoding_equals_full_passes_whatever_the_padding() -> None:
     torch.manual_seed(3)
     vocabulary = Vocabulary(30, 40)
     sizes = {"hidden_size": 32, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_size": 48}
-    integrator = build_integrator(IntegratorConfig(**sizes, text_vocabulary=30), vocabulary).eval()
+    integrator = build_integrator(IntegratorConfig(**sizes, text_vocabulary=30, text_first=False), vocabulary).eval()
     for value in integrator.parameters():
         value.add_(0.2 * torch.randn_like(value))
     ids = torch.randint(30, (3, 9))

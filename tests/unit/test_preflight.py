@@ -27,7 +27,7 @@ def project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ({"preset": "huge"}, "preset: there is no preset huge: choose from full, portrait, smoke, tiny"),
+        ({"preset": "huge"}, "preset: there is no preset huge: choose from bench, full, portrait, smoke, tiny"),
         ({"gpu_pool": "moon"}, "gpu_pool: there is no pool moon: choose from cpu, gpu"),
         ({"gpu_count": "two"}, "gpu_count: 'two' is no number: give 0 to 0"),
         ({"gpu_pool": "gpu", "gpu_count": "99"}, "gpu_count: a node of pool gpu has 8, not 99"),

@@ -114,11 +114,17 @@ def write_reward_curve(policy: Path, folder: Path) -> None:
 
 
 def gain_rows(comparisons: Sequence[Comparison]) -> list[dict[str, str | float]]:
-    """Return the gains over base as rows to plot, in halves of their intervals: beyond 1 zero lies outside."""
+    """Return the gains over base as rows to plot, in halves of their intervals: beyond 1 zero lies outside.
+
+    No gain at all is a row too: alignment whose guard kept the base equals it to the bit.
+    """
     return [
-        {"metric": METRICS[row.metric].label, "gain_by_half_interval": 2 * row.gain / (row.high - row.low)}
+        {
+            "metric": METRICS[row.metric].label,
+            "gain_by_half_interval": 2 * row.gain / (row.high - row.low) if row.gain else 0.0,
+        }
         for row in comparisons
-        if row.against == "base" and row.high > row.low
+        if row.against == "base" and (row.high > row.low or row.gain == 0)
     ]
 
 
