@@ -18,8 +18,8 @@ from prefrestore import configfile
 from prefrestore.data.pairs import PairSet
 from prefrestore.models.codec import build_codec
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer
 
 PRESETS = Path(__file__).parents[1] / "presets"
 QUICK_SIDE, QUICK_IDS = 182, 169

@@ -33,6 +33,7 @@ from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
 from prefrestore.models.adapters import add_roles, role_tensors, save_policy
 from prefrestore.models.codec import build_codec, start_linear
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.registry import promotion
 from prefrestore.registry.audit import Audit, Decision
 from prefrestore.registry.loader import load, locate, resolve
@@ -40,7 +41,6 @@ from prefrestore.registry.stores import FolderStore
 from prefrestore.registry.versions import Evidence, Registry
 from prefrestore.serving.protocol import BadRequestError, read_request
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer
 
 MODEL = "restorer"
 SIZE = 32

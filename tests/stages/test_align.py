@@ -32,6 +32,7 @@ from prefrestore.models.adapters import (
 )
 from prefrestore.models.codec import build_codec, start_linear
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.rewards.composite import CompositeReward, Part
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rl.batches import judge
@@ -42,7 +43,6 @@ from prefrestore.rl.rollout import Restorer, collect, solver
 from prefrestore.rl.trainer import Aligned, Surroundings, Trainer, align
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer
 
 SIZE = 32
 BASE_STEPS = 250

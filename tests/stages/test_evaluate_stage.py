@@ -28,10 +28,10 @@ from prefrestore.faces.intake import portrait
 from prefrestore.models.adapters import add_roles, role_tensors, save_policy
 from prefrestore.models.baseline import RegressionUNet
 from prefrestore.models.codec import build_codec, start_linear
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.rewards.composite import COMPOSITE, Part
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer
 from prefrestore.stages import evaluate, gate
 
 SIZE, FACES = 32, 4

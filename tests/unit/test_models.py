@@ -19,8 +19,9 @@ from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import generate, positions, teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import RESTORE, Vocabulary, render_prompts, train_text_tokenizer
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer, codebook_use, fit_codebook
+from prefrestore.sft.tokenizer import codebook_use, fit_codebook
 
 SIDE = 32
 

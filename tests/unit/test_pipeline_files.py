@@ -21,8 +21,8 @@ from prefrestore.errors import UserError
 from prefrestore.models.adapters import TARGETS, add_roles, role_tensors, save_policy
 from prefrestore.models.codec import build_codec, start_linear
 from prefrestore.models.pipeline import PrefRestorePipeline, SamplingStep, to_tensor_of
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.sft.pretrain import build_pipeline
-from prefrestore.sft.tokenizer import build_tokenizer
 
 SIDE = 32
 LORA = LoraConfig(rank=4, alpha=8)
@@ -200,6 +200,11 @@ def test_adapters_without_effect_or_fit_are_refused(saved: Path, pipeline: PrefR
     assert "never trained" in refused(published(saved, tmp_path / "untrained", scale=0.0))
     assert "holds no adapter" in refused(tmp_path / "nowhere")
     folder = published(saved, tmp_path / "other") / "lora"
+    settings = folder / "adapter_config.json"
+    plain = settings.read_text(encoding="utf-8")
+    settings.write_text(plain.replace('"use_dora": false', '"use_dora": true'), encoding="utf-8")
+    assert "use_dora is set" in refused(folder)
+    settings.write_text(plain, encoding="utf-8")
     file = folder / "adapter_model.safetensors"
     whole = load_file(file)
     first = sorted(whole)[0]

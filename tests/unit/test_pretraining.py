@@ -18,12 +18,12 @@ from prefrestore.models.condition import Condition
 from prefrestore.models.integrator import teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import CHAT_END
+from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.training import FitSettings
 from prefrestore.sft import pretrain as pretraining
 from prefrestore.sft.conditions import corrupt, draw_sources, flatten_pairs, forced_queries
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states, queries_of
-from prefrestore.sft.tokenizer import build_tokenizer
 
 HQ, GENERATED = IdMix(hq=1.0, generated=0.0, corrupted=0.0), IdMix(hq=0.0, generated=1.0, corrupted=0.0)
 TEXTS = ("", "a person with glasses and a beard", "a person")

@@ -14,6 +14,7 @@ import numpy as np
 from prefrestore.faces.geometry import NUM_LANDMARKS, is_known, to_frame
 from prefrestore.faces.identity import EMBEDDING_SIZE, embed
 from prefrestore.faces.landmarks import predict_landmarks
+from prefrestore.runtime.pool import start_worker
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class FaceAnalyser:
     def __init__(self, workers: int) -> None:
         self._pool: ProcessPoolExecutor | None = None
         if workers > 1:  # spawned, not forked: the parent may hold torch's threads
-            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
+            )
 
     def __call__(self, images: np.ndarray, landmarks: np.ndarray, with_landmarks: bool = True) -> FaceAnalysis:
         """Analyse ``images`` [N, H, W, 3] uint8 framed by the HQ faces' ``landmarks`` [N, 68, 2].

@@ -32,6 +32,8 @@ TARGETS = tuple(f"attn{i}.{name}" for i in (1, 2) for name in ("to_q", "to_k", "
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "policy.json"
 KEY_PREFIX = "base_model.model."
 """What a ``PeftModel`` puts before the names of the model it wraps; files carry it, so that PEFT reads them."""
+VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config")
+"""Settings of PEFT that make an adapter more than a low-rank term."""
 
 
 def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
@@ -195,4 +197,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], peft.LoraConfig]:
         config = peft.LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / CONFIG}: is no LoRA configuration ({str(error):.100}): make it again") from None
+    variants = [name for name in VARIANTS if getattr(config, name)]
+    if variants:
+        raise UserError(f"{folder / CONFIG}: {variants[0]} is set: only plain LoRA acts here, make the adapter without")
     return {name.removeprefix(KEY_PREFIX): value for name, value in tensors.items()}, config

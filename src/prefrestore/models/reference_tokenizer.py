@@ -13,7 +13,7 @@ from torch import Tensor
 from prefrestore.config import TokenizerConfig
 from prefrestore.errors import UserError
 from prefrestore.models.reference_layout import TA_TOK, Route, empty, fill, naming, sorted_out
-from prefrestore.models.tokenizer import ImageTokenizer
+from prefrestore.models.tokenizer import ImageTokenizer, build_tokenizer
 
 FEATURE_LAYER = -2
 """TA-Tok reads the hidden state one block before the last (reference-method 1.3)."""
@@ -21,19 +21,7 @@ FEATURE_LAYER = -2
 
 def published_tokenizer(config: TokenizerConfig, feature_layer: int = FEATURE_LAYER) -> ImageTokenizer:
     """Return a tokenizer of TA-Tok's structure without memory for its weights."""
-    return empty(
-        lambda: ImageTokenizer(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            hidden_size=config.hidden_size,
-            layers=config.layers,
-            heads=config.heads,
-            codebook_size=config.codebook_size,
-            code_dim=config.code_dim,
-            ffn_size=config.ffn_size,
-            feature_layer=feature_layer,
-        )
-    )
+    return empty(lambda: build_tokenizer(config, feature_layer))
 
 
 def unread_blocks(tokenizer: ImageTokenizer, prefix: str = "") -> tuple[Route, ...]:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from prefrestore.config import TokenizerConfig
+
 
 class ImageTokenizer(ModelMixin, ConfigMixin):
     """Maps an image to ``(image_size // patch_size) ** 2`` code ids by cosine similarity to a SimVQ codebook.
@@ -94,3 +96,18 @@ class ImageTokenizer(ModelMixin, ConfigMixin):
         if self._codes is None or self._codes[0] != state:
             self._codes = (state, self.codes())
         return self._codes[1]
+
+
+def build_tokenizer(config: TokenizerConfig, feature_layer: int = -1) -> ImageTokenizer:
+    """Return an untrained tokenizer; it reads the last layer of its vision tower unless told otherwise."""
+    return ImageTokenizer(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        heads=config.heads,
+        codebook_size=config.codebook_size,
+        code_dim=config.code_dim,
+        ffn_size=config.ffn_size,
+        feature_layer=feature_layer,
+    )

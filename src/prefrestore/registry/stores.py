@@ -231,13 +231,13 @@ class S3Store:
         return storage.content(f"{self.address}/{name}")
 
     def create(self, name: str, content: bytes) -> bool:
-        """See :class:`Store`; errors as ``uploads.create`` and ``uploads.check_conditions``."""
-        from prefrestore.runtime import uploads
+        """See :class:`Store`; errors as ``storage.put_new`` and ``uploads.check_conditions``."""
+        from prefrestore.runtime import storage, uploads
 
         if not self._keeps_conditions:
             uploads.check_conditions(f"{self.address}/.created-once")
             self._keeps_conditions = True
-        return uploads.create(f"{self.address}/{name}", content)
+        return storage.put_new(*storage.split(f"{self.address}/{name}"), content)
 
     def names(self, folder: str) -> list[str]:
         """See :class:`Store`."""

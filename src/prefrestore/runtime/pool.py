@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 import cv2
@@ -35,7 +37,7 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int,
         yield from map(function, everything)
         return
     waiting: deque[Future[list[B]]] = deque()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker)
     try:
         for some in _batches(everything, batch):
             waiting.append(pool.submit(_apply, function, some))
@@ -45,6 +47,22 @@ def ordered_map(function: Callable[[A], B], items: Iterable[A], *, workers: int,
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_worker() -> None:
+    """Set a worker up: one thread of OpenCV, and an end of its own when the process that started it is gone.
+
+    A pool ends its workers, but not when it is killed: they would wait for work for ever.
+    """
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:

@@ -190,7 +190,7 @@ def get(bucket: str, key: str) -> bytes | None:
         try:
             body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
         except ClientError as error:
-            if _code(error) in {"404", "NoSuchKey"}:
+            if code_of(error) in {"404", "NoSuchKey"}:
                 return None
             raise
     return body
@@ -213,9 +213,9 @@ def put_new(bucket: str, key: str, data: bytes) -> bool:
                 client().put_object(**stored, Metadata={"sha256": digest.hexdigest()}, IfNoneMatch="*")
                 return True
             except ClientError as error:
-                if _code(error) in EXISTS:
+                if code_of(error) in EXISTS:
                     return False
-                if _code(error) != BUSY or turn == CUTS_ALLOWED:
+                if code_of(error) != BUSY or turn == CUTS_ALLOWED:
                     raise
                 time.sleep(PAUSE_SECONDS * turn)
     raise AssertionError("the last turn returns or raises")
@@ -264,12 +264,13 @@ def explained(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: S3 cannot be used ({error}): check credentials, region and endpoint") from None
 
 
-def _code(error: ClientError) -> str:
+def code_of(error: ClientError) -> str:
+    """Return S3's own name of a refusal."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
 def _reason(error: ClientError) -> str:
-    code = _code(error)
+    code = code_of(error)
     if code in REFUSED:
         return f"S3 refuses these credentials ({code}): check the keys and their rights"
     if code in MISSING:

@@ -1,4 +1,4 @@
-"""Writing S3: uploads that resume and whose bytes both sides checked, and objects that can be created once."""
+"""Uploads to S3 that resume and whose bytes both sides checked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from prefrestore.errors import UserError
 from prefrestore.runtime.progress import track
-from prefrestore.runtime.storage import client, explained, split
+from prefrestore.runtime.storage import client, code_of, explained, put_new, split
 
 PART_BYTES = 8 << 20
 MAX_PARTS = 9_000
 """S3 allows ten thousand; parts of larger files grow."""
 THREADS = 4
 GONE = {"404", "NoSuchKey", "NoSuchUpload"}
-TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 
 
 @dataclass(frozen=True)
@@ -73,29 +72,14 @@ def upload(path: Path, uri: str, sha256: str) -> None:
             raise UserError(f"{uri}: S3 received other bytes than {path} has: repeat the command")
 
 
-def create(uri: str, content: bytes) -> bool:
-    """Create a small object if there is none of its name, and say whether it was created.
-
-    Raises:
-        UserError: no rights, no such bucket, or nobody answers.
-    """
-    with explained(uri):
-        try:
-            client().put_object(**Target(*split(uri)).names(), Body=content, IfNoneMatch="*")
-        except ClientError as error:
-            if _code(error) in TAKEN:
-                return False
-            raise
-    return True
-
-
 def check_conditions(probe: str) -> None:
     """Check with an object of no content that a store refuses to create a thing twice; some that speak S3 overwrite it.
 
     Raises:
         UserError: it does not refuse.
     """
-    if create(probe, b"") and create(probe, b""):
+    place = split(probe)
+    if put_new(*place, b"") and put_new(*place, b""):
         raise UserError(
             f"{probe}: this store has no conditional writes (If-None-Match), so decisions could overwrite each other: "
             "use another store, or a folder"
@@ -118,7 +102,7 @@ def _holds(target: Target, parts: Sequence[Part], sha256: str) -> bool:
     try:
         head = client().head_object(**target.names(), ChecksumMode="ENABLED")
     except ClientError as error:
-        if _code(error) in GONE:
+        if code_of(error) in GONE:
             return False
         raise
     told = head.get("Metadata", {}).get("sha256")
@@ -177,7 +161,7 @@ def _send_parts(target: Target, path: Path, parts: Sequence[Part], sha256: str) 
             **target.names(), UploadId=chosen, MultipartUpload={"Parts": list(_listed(parts, tags))}
         )
     except ClientError as error:
-        if _code(error) not in GONE:  # gone: another process has completed it; the caller looks
+        if code_of(error) not in GONE:  # gone: another process has completed it; the caller looks
             raise
     for other in waiting[1:]:
         client().abort_multipart_upload(**target.names(), UploadId=other)
@@ -224,7 +208,3 @@ def _send_part(target: Target, upload_id: str, path: Path, part: Part) -> tuple[
 def _listed(parts: Iterable[Part], tags: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     for part in parts:
         yield {"PartNumber": part.number, "ETag": tags[part.number], "ChecksumSHA256": _base64(part.sha256)}
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

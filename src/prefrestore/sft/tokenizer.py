@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from prefrestore.config import TokenizerConfig
 from prefrestore.data.pairs import to_tensor
-from prefrestore.models.tokenizer import ImageTokenizer
+from prefrestore.models.tokenizer import ImageTokenizer, build_tokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import derive, rng, torch_generator
@@ -40,21 +40,6 @@ class CodebookUse:
 
     used: float
     perplexity: float
-
-
-def build_tokenizer(config: TokenizerConfig) -> ImageTokenizer:
-    """Return an untrained tokenizer that reads the last layer of its vision tower."""
-    return ImageTokenizer(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        heads=config.heads,
-        codebook_size=config.codebook_size,
-        code_dim=config.code_dim,
-        ffn_size=config.ffn_size,
-        feature_layer=-1,
-    )
 
 
 class ReconstructionHead(nn.Module):
