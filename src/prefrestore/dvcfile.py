@@ -80,13 +80,13 @@ def code(row: Stage) -> list[str]:
     files = {"artifacts.py"}
     for module in _reach(f"stages.{row.name}"):
         source = _source(module)
-        if not _without_effect(module) and source is not None:
+        if not without_effect(module) and source is not None:
             files.add(source.relative_to(PACKAGE).as_posix())
             files.update(data.relative_to(PACKAGE).as_posix() for data in _data_files(source))
     return [f"src/{PACKAGE.name}/{name}" for name in sorted(files)]
 
 
-def _without_effect(module: str) -> bool:
+def without_effect(module: str) -> bool:
     """Return whether a module cannot change what a stage writes; the values of the configuration are parameters."""
     return module in WITHOUT_EFFECT or module.startswith("config.")
 

@@ -94,13 +94,13 @@ def separate(kernel: np.ndarray, tolerance: float = TOLERANCE * 3 / 4) -> tuple[
     """Write a kernel as a sum of outer products by cross approximation with full pivoting.
 
     Returns:
-        columns [rank, k] and rows [rank, k]; the absolute values of the remainder sum to at most ``tolerance``, which
-        bounds the error of any correlation, in units of the image's full scale.
+        columns [rank, k] and rows [rank, k]; neither the positive nor the negative values of the remainder sum to more
+        than ``tolerance``, which bounds the error of correlating any image of values from zero to full scale.
     """
     remainder = kernel.astype(np.float64)
     columns: list[np.ndarray] = []
     rows: list[np.ndarray] = []
-    while not columns or np.abs(remainder).sum() > tolerance:
+    while not columns or max(remainder.sum(where=remainder > 0), -remainder.sum(where=remainder < 0)) > tolerance:
         row, column = divmod(int(np.abs(remainder).argmax()), remainder.shape[1])
         pivot = remainder[row, column]
         columns.append(remainder[:, column] / pivot)
