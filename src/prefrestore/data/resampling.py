@@ -8,7 +8,10 @@ only the products R C_k are formed, and only pixels that exist in the result are
 
 from __future__ import annotations
 
+import math
+import threading
 from functools import cache, lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -183,7 +186,7 @@ def _apply_rows(image: np.ndarray, operator: np.ndarray, size: int) -> np.ndarra
     rank, after, before = operator.shape
     planes = _planes(image)
     channels, _, width = planes.shape
-    result = np.empty((channels, after, rank, width), np.float32)
+    result = _memory.array("rows", (channels, after, rank, width), np.dtype(np.float32))
     rows = operator.transpose(1, 0, 2)
     for outputs, inputs in _blocks(before, after, size, _block_rows(rank, size, before, after)):
         block = rows[outputs, :, inputs].reshape(-1, inputs.stop - inputs.start)
@@ -193,16 +196,32 @@ def _apply_rows(image: np.ndarray, operator: np.ndarray, size: int) -> np.ndarra
 
 
 def _planes(image: np.ndarray) -> np.ndarray:
-    """Return the channels of [H, W, C] as float32 [C, H, W], in memory that the next call uses again."""
-    planes = _scratch(image.shape[2], *image.shape[:2])
-    for plane, channel in zip(planes, cv2.split(image), strict=True):
+    """Return the channels of [H, W, C] as float32 [C, H, W], in memory that the thread's next call uses again."""
+    shape = (image.shape[2], *image.shape[:2])
+    channels = list(_memory.array("channels", shape, image.dtype))
+    cv2.split(image, channels)
+    planes = _memory.array("planes", shape, np.dtype(np.float32))
+    for plane, channel in zip(planes, channels, strict=True):
         np.copyto(plane, channel)
     return planes
 
 
-@lru_cache(maxsize=1)
-def _scratch(*shape: int) -> np.ndarray:
-    return np.empty(shape, np.float32)
+class _Memory(threading.local):
+    """Arrays used again by a thread's next call: fresh memory costs more than the arithmetic done in it."""
+
+    def __init__(self) -> None:
+        self.flat: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return an array of any content; it is overwritten by the next one of its name."""
+        count = math.prod(shape)
+        known = self.flat.get(name)
+        if known is None or known.dtype != dtype or known.size < count:
+            known = self.flat[name] = np.empty(count, dtype)
+        return known[:count].reshape(shape)
+
+
+_memory = _Memory()
 
 
 def _apply_columns(partial: np.ndarray, operator: np.ndarray, size: int) -> np.ndarray:
@@ -210,7 +229,7 @@ def _apply_columns(partial: np.ndarray, operator: np.ndarray, size: int) -> np.n
     channels, height, rank, before = partial.shape
     after = operator.shape[1]
     stacked = partial.reshape(channels * height, rank, before)
-    result = np.empty((channels * height, after), np.float32)
+    result = _memory.array("columns", (channels * height, after), np.dtype(np.float32))
     for outputs, inputs in _blocks(before, after, size, BLOCK_COLUMNS):
         weights = operator[:, outputs, inputs].transpose(0, 2, 1)
         total = stacked[:, 0, inputs] @ weights[0]
