@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,11 +80,18 @@ def _sdpa_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: A
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
+def _convolution_backward(grad: Any, _inputs: Any, weight: Any, *others: Any, **__: Any) -> int:
+    """As much as forward for each gradient wanted; torch's own formula takes grouped convolutions for dense ones."""
+    wanted = others[-1]
+    return 2 * math.prod(grad) * math.prod(weight[1:]) * sum(wanted[:2])
+
+
 def flops_of(run: Run) -> int:
     """Return the FLOPs of matrix products, convolutions and attention; torch counts none of attention on CPUs."""
     attention = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward,
+        torch.ops.aten.convolution_backward: _convolution_backward,
     }
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         run()
