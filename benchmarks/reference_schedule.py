@@ -2,7 +2,8 @@
 
 Written from the method's description: ids one by one over a cache that is copied at every step and a head over the
 whole vocabulary, the whole sequence again for its states, the null branch at every step even at guidance 1, tokens
-projected at every step; in step 2 the integrator with a live graph and unused logits over the whole vocabulary.
+projected at every step; in step 2 the integrator with a live graph and unused logits over the whole vocabulary; in
+alignment one condition for every copy of an image and three forwards for every noised sample.
 Where the published code and ours would give different results, ours decides, so that outputs can be compared: ids are
 chosen greedily among the legal ones (after all were computed), and the queries' span is exact.
 """
@@ -16,11 +17,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from prefrestore.config import AlignConfig
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate
+from prefrestore.models.adapters import using_role
 from prefrestore.models.condition import Condition
 from prefrestore.models.integrator import Decoded, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import Prompt
+from prefrestore.rl.nft_loss import deviation, nft_loss
+from prefrestore.rl.types import Noised
 
 
 @torch.no_grad()
@@ -108,3 +113,20 @@ def step2_loss(pipeline: PrefRestorePipeline, batch: Step2Batch) -> Tensor:
     integrator.activation_checkpointing_disable()
     integrator.eval()
     return flow_matching_loss(velocity, latents, batch.noise) + (spatial - latents).square().mean()
+
+
+def nft_level(
+    pipeline: PrefRestorePipeline, condition: Condition, sample: Noised, optimality: Tensor, config: AlignConfig
+) -> Tensor:
+    """Return the mean loss of B noised samples with a condition each: old, policy and ref run (4.5; 6.1, C4 and C6)."""
+
+    def velocity() -> Tensor:
+        return pipeline.generator(sample.x_t, sample.sigma, condition.tokens, condition.spatial)
+
+    with torch.no_grad(), using_role(pipeline, "old"):
+        old = velocity()
+    with torch.no_grad(), using_role(pipeline, "ref"):
+        ref = velocity()
+    policy = velocity()
+    loss = config.advantage_clip * nft_loss(policy, old, sample, optimality, config.nft_beta)
+    return (loss + config.kl_weight * deviation(policy, ref)).mean()
