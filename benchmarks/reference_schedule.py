@@ -118,7 +118,7 @@ def step2_loss(pipeline: PrefRestorePipeline, batch: Step2Batch) -> Tensor:
 def nft_level(
     pipeline: PrefRestorePipeline, condition: Condition, sample: Noised, optimality: Tensor, config: AlignConfig
 ) -> Tensor:
-    """Return the mean loss of B noised samples with a condition each: old, policy and ref run (4.5; 6.1, C4 and C6)."""
+    """Return the mean loss of B noised samples with a condition each: old, policy and ref run (4.5; C4 and C6)."""
 
     def velocity() -> Tensor:
         return pipeline.generator(sample.x_t, sample.sigma, condition.tokens, condition.spatial)
