@@ -65,6 +65,46 @@ def test_two_processes_equal_one_with_doubled_accumulation(workspace: tuple[Path
     assert not list(folder.glob(".*.tmp"))
 
 
+@pytest.fixture(scope="module")
+def aligning(workspace: tuple[Path, dict], repository: Path) -> tuple[Path, dict]:
+    """A base and a reward beside the pairs, and the section ``align``."""
+    folder, section = workspace
+    config = yaml.safe_load((repository / "presets" / "smoke.yaml").read_text(encoding="utf-8"))
+    candidates, judged = ("--pairs=pairs", "--candidates=candidates"), "--preferences=preferences"
+    run(folder, (), "pretrain", section, "--pairs=pairs", "--codec=codec", "--base=base")
+    run(folder, (), "sample_candidates", config["sample_candidates"], *candidates, "--base=base")
+    run(folder, (), "collect_preferences", config["collect_preferences"], *candidates, judged)
+    run(folder, (), "train_reward", config["train_reward"] | {"steps": 4}, *candidates, judged, "--reward=reward")
+    guard = config["align"]["guard"] | {"faces": 2}
+    return folder, config["align"] | {
+        "guard": guard,
+        "pool": 8,
+        "groups": 4,
+        "updates": 2,
+        "epochs": 2,
+        "batch_size": 4,
+    }
+
+
+def test_alignment_in_two_processes_equals_one(aligning: tuple[Path, dict]) -> None:
+    folder, section = aligning
+    ports = ("--pairs=pairs", "--base=base", "--reward=reward")
+    run(folder, (), "align", section, *ports, "--policy=one-policy")
+    log = run(folder, (*LAUNCH, *QUIET), "align", section | {"checkpoint_every": 1}, *ports, "--policy=two-policy")
+    one, two = (load_file(folder / name / "adapter_model.safetensors") for name in ("one-policy", "two-policy"))
+    assert one.keys() == two.keys()
+    assert any(value.any() for name, value in one.items() if "lora_B" in name)
+    assert max((value - two[name]).abs().max().item() for name, value in one.items()) <= 1e-5
+    histories = [json.loads((folder / name / "history.json").read_text()) for name in ("one-policy", "two-policy")]
+    assert [list(row) for row in histories[0]] == [list(row) for row in histories[1]]
+    assert all(
+        row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+        for row, other in zip(*histories, strict=True)
+        for name in row
+    )
+    assert log.count("align: 2/2 epoch") == 1
+
+
 def test_a_batch_that_does_not_divide_is_one_clear_line(workspace: tuple[Path, dict]) -> None:
     folder, section = workspace
     command = [sys.executable, "-m", "prefrestore", "stage", "pretrain", "--section"]

@@ -41,6 +41,7 @@ from prefrestore.rl.live import LiveView
 from prefrestore.rl.pool import ConditionCache, draw_pools, epoch_rows
 from prefrestore.rl.rollout import Restorer, collect, solver
 from prefrestore.rl.trainer import Aligned, Surroundings, Trainer, align
+from prefrestore.rl.types import Rollout
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
 
@@ -229,7 +230,7 @@ def gradient(
     restorer, _ = restorers(pipeline, pairs, config)
     trainer = Trainer(restorer, config, Watch({}, 0, 0.0))
     rows = epoch_rows(len(restorer.pool), config.groups, config.seed, 0)
-    rollout = collect(restorer, composite(), config, 0, rows)
+    rollout = Rollout(tuple(collect(restorer, composite(), config, 0, rows)))
     for name, values in (spoil or {}).items():
         for place, group in enumerate(rollout.groups):
             group.parts[name].copy_(values[place])

@@ -17,7 +17,7 @@ from prefrestore.models.condition import grouped
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward
 from prefrestore.rl.pool import ConditionCache
-from prefrestore.rl.types import FacePool, Rollout, RolloutGroup
+from prefrestore.rl.types import FacePool, RolloutGroup
 from prefrestore.runtime.seeding import derive
 
 
@@ -58,8 +58,8 @@ class Restorer:
 
 def collect(
     restorer: Restorer, reward: CompositeReward, config: AlignConfig, epoch: int, rows: Sequence[int]
-) -> Rollout:
-    """Sample and judge one epoch's groups: a pure function of the old policy, the rows and the epoch.
+) -> list[RolloutGroup]:
+    """Sample and judge the groups of some of an epoch's rows: a pure function of the old policy, the row and the epoch.
 
     A thread judges the groups just sampled while the next are sampled.
     """
@@ -72,7 +72,7 @@ def collect(
             seeds = [derive("rollout", config.seed, epoch, restorer.pool.ids[row], member) for row, member in samples]
             latents = restorer.latents("old", [row for row, _ in samples], seeds)
             judging.append(judge.submit(_judge, restorer, reward, part, latents))
-        return Rollout(tuple(group for future in judging for group in future.result()))
+        return [group for future in judging for group in future.result()]
 
 
 def _judge(restorer: Restorer, reward: CompositeReward, rows: Sequence[int], latents: Tensor) -> list[RolloutGroup]:

@@ -28,7 +28,7 @@ from prefrestore.rl.nft_loss import deviation, nft_loss, normalised_error, total
 from prefrestore.rl.pool import epoch_rows
 from prefrestore.rl.rollout import Restorer, collect
 from prefrestore.rl.schedules import old_decay
-from prefrestore.rl.types import Noised, TrainingBatch
+from prefrestore.rl.types import Noised, Rollout, TrainingBatch
 from prefrestore.runtime.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -37,6 +37,8 @@ from prefrestore.runtime.checkpoint import (
     select,
     unpack_optimizer,
 )
+from prefrestore.runtime.crew import Crew
+from prefrestore.runtime.distributed import is_writer
 from prefrestore.runtime.ema import ema_decay
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import be_deterministic
@@ -83,10 +85,12 @@ class MicroBatch:
 class Trainer:
     """Everything that changes during alignment, and the two ways it changes: an update and the end of an epoch.
 
-    The pipeline must carry the roles of ``adapters.add_roles``.
+    The pipeline must carry the roles of ``adapters.add_roles``. Of several processes each takes its part of every
+    update's samples; all take the same steps.
     """
 
-    def __init__(self, restorer: Restorer, config: AlignConfig, watch: Watch) -> None:
+    def __init__(self, restorer: Restorer, config: AlignConfig, watch: Watch, crew: Crew | None = None) -> None:
+        self.crew = crew or Crew()
         self.restorer = restorer
         self.pipeline = restorer.pipeline
         self.config = config
@@ -106,9 +110,14 @@ class Trainer:
         return self.step // self.config.updates
 
     def update(self, batch: TrainingBatch, epoch: int, number: int) -> None:
-        """Take one optimizer step on one share of an epoch's groups; log its terms."""
+        """Take one optimizer step on one share of an epoch's groups; log its terms.
+
+        Raises:
+            UserError: the update's samples cannot be cut evenly over the processes.
+        """
         rows = update_rows(batch, self.config, epoch, number)
         count = float(batch.weight[rows].sum()) * self.config.timesteps
+        rows = rows[self.crew.part.of(len(rows))]
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         if count:
@@ -117,8 +126,9 @@ class Trainer:
                 for level in range(self.config.timesteps):
                     for name, value in self.accumulate(batch, part, epoch, level, count).items():
                         sums[name] = sums.get(name, 0.0) + value
+            self.crew.sum_tensors([value.grad for value in self.parameters if value.grad is not None])
         self.step += 1
-        self.terms.append({**sums, **self._take_step()})
+        self.terms.append({**self.crew.sum_terms(sums), **self._take_step()})
 
     def _micro_batch(self, batch: TrainingBatch, rows: Sequence[int]) -> MicroBatch:
         faces, _ = grouped(batch.rows[rows].tolist())
@@ -176,7 +186,9 @@ class Trainer:
         """Move the old policy, look at the held-out faces when it is time, write the epoch's row."""
         decay = old_decay(self.config.old_decay, self.step)
         self._follow("old", decay)
-        look = guard.measure("ema") if guard.due(self.epoch, self.config.epochs) else None
+        look = (
+            self.crew.from_writer(lambda: guard.measure("ema")) if guard.due(self.epoch, self.config.epochs) else None
+        )
         if look:
             self.watch = guard.judge(self.watch, look.values, self.epoch)
             if self.watch.best_epoch == self.epoch:
@@ -184,7 +196,7 @@ class Trainer:
         told = {**row, **_means(self.terms), "old_decay": decay, **_named("held_out", look.values if look else {})}
         self.history.append({"step": self.epoch, **{name: v for name, v in told.items() if math.isfinite(v)}})
         self.terms = []
-        if look:
+        if look and is_writer():
             live.show(self.history, look.images, self.epoch)
 
     def _copy(self, role: Role) -> dict[str, Tensor]:
@@ -226,14 +238,16 @@ def align(restorer: Restorer, around: Surroundings, config: AlignConfig) -> Alig
         UserError: there are fewer LQ images than groups, or the base cannot be judged.
     """
     be_deterministic()
+    crew = Crew()
     saved = around.checkpoints.latest()
     if saved:
-        trainer = Trainer(restorer, config, Watch(**saved.state["watch"]))
+        trainer = Trainer(restorer, config, Watch(**saved.state["watch"]), crew)
         trainer.resume(saved)
     else:
-        base = around.guard.measure("ref")
-        trainer = Trainer(restorer, config, around.guard.start(base.values))
-        around.live.show([], base.images, 0)
+        base = crew.from_writer(lambda: around.guard.measure("ref"))
+        trainer = Trainer(restorer, config, around.guard.start(base.values), crew)
+        if is_writer():
+            around.live.show([], base.images, 0)
     epochs = range(trainer.epoch, config.epochs)
     for epoch in track(epochs, "align", total=config.epochs, initial=trainer.epoch, unit="epoch"):
         if trainer.watch.stopped:
@@ -246,14 +260,27 @@ def train_epoch(trainer: Trainer, around: Surroundings, epoch: int) -> None:
     """Draw and judge an epoch's rollout, and take those of its updates that were not taken before."""
     config = trainer.config
     rows = epoch_rows(len(trainer.restorer.pool), config.groups, config.seed, epoch)
-    judged = judge(collect(trainer.restorer, around.reward, config, epoch, rows), around.reward, config)
+    judged = judge(rollout(trainer, around.reward, epoch, rows), around.reward, config)
     for number in range(trainer.step % config.updates, config.updates):
         trainer.update(judged.batch, epoch, number)
         last = number + 1 == config.updates
         if last:
             trainer.end_epoch(judged.row, around.guard, around.live)
-        if trainer.step % config.checkpoint_every == 0 or (last and epoch + 1 == config.epochs):
+        if is_writer() and (trainer.step % config.checkpoint_every == 0 or (last and epoch + 1 == config.epochs)):
             around.checkpoints.save(trainer.checkpoint())
+
+
+def rollout(trainer: Trainer, reward: CompositeReward, epoch: int, rows: Sequence[int]) -> Rollout:
+    """Let each process sample and judge its part of an epoch's groups; return all of them, in the order of ``rows``.
+
+    Raises:
+        UserError: the groups cannot be cut evenly over the processes.
+    """
+    crew = trainer.crew
+    own = collect(trainer.restorer, reward, trainer.config, epoch, rows[crew.part.of(len(rows))])
+    if crew.part.count == 1:
+        return Rollout(tuple(own))
+    return Rollout(tuple(group.to(crew.device) for group in crew.gather([group.to("cpu") for group in own])))
 
 
 def thin(history: History) -> History:

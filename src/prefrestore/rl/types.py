@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,10 @@ class RolloutGroup:
     target: Tensor
     parts: Mapping[str, Tensor]
     spread: float
+
+    def to(self, device: torch.device | str) -> RolloutGroup:
+        """Return the group with its latents on a device."""
+        return replace(self, x0=self.x0.to(device), target=self.target.to(device))
 
 
 @dataclass(frozen=True)

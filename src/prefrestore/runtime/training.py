@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from prefrestore.runtime.checkpoint import (
@@ -24,6 +24,7 @@ from prefrestore.runtime.checkpoint import (
     select,
     unpack_optimizer,
 )
+from prefrestore.runtime.crew import accelerator
 from prefrestore.runtime.distributed import Part, is_writer
 from prefrestore.runtime.ema import Ema
 from prefrestore.runtime.progress import track
@@ -120,15 +121,6 @@ class _Step(nn.Module):
     def forward(self, step: int, part: Part) -> dict[str, Tensor]:
         with torch.autocast(device_of(self).type, torch.bfloat16, enabled=self.in_bfloat16):
             return self.step_loss(step, part)
-
-
-def accelerator() -> Accelerator:
-    """Return the processes and the device that training runs on; without a GPU this is the CPU.
-
-    Step 1 leaves some parameters without gradient, hence the search for unused ones.
-    """
-    options = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[options])
 
 
 def fit(

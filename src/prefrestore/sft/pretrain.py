@@ -22,9 +22,10 @@ from prefrestore.models.reference_import import Layout, import_stage_a
 from prefrestore.models.text import Vocabulary, train_text_tokenizer
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.crew import accelerator
 from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng, torch_generator
-from prefrestore.runtime.training import FitSettings, History, accelerator, device_of, fit
+from prefrestore.runtime.training import FitSettings, History, device_of, fit
 from prefrestore.sft.conditions import (
     TrainingPairs,
     corrupt,

@@ -18,12 +18,13 @@ from prefrestore.rl.rollout import Restorer, solver
 from prefrestore.rl.trainer import Surroundings, align
 from prefrestore.rl.types import FacePool
 from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.crew import accelerator
 
 
 def run(config: AlignConfig, *, pairs: Path, base: Path, reward: Path, policy: Path) -> None:
     """Align on training pairs; the guard watches faces held out of them."""
     pools = draw_pools(load_pairs(pairs, "train"), config.pool, config.guard.faces, config.caption_share, config.seed)
-    pipeline = PrefRestorePipeline.from_pretrained(base)
+    pipeline = PrefRestorePipeline.from_pretrained(base).to(accelerator().device)
     add_roles(pipeline, config.lora, config.seed)
     checkpoints = Checkpoints("align", config, {"pairs": pairs, "base": base, "reward": reward})
 
