@@ -31,7 +31,7 @@ class Answer:
     """What the program said: exit code, the JSON in the last line of its output or None, and its last message."""
 
     code: int
-    value: Any
+    value: dict[str, Any] | None
     message: str
 
 
@@ -72,12 +72,12 @@ class Program:
                 process.kill()
         return answer(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
 
-    def call(self, *arguments: str) -> Any:
+    def call(self, *arguments: str) -> dict[str, Any]:
         """Run a command and return its JSON.
 
         Raises:
             ProgramRefusedError: it says that something must be mended.
-            ProgramCrashedError: it ended in another way.
+            ProgramCrashedError: it ended in another way, or without JSON.
         """
         return accepted(self.ask(*arguments), arguments)
 
@@ -87,13 +87,20 @@ class Program:
         )
 
 
-def accepted(answer: Answer, arguments: Sequence[str]) -> Any:
+def accepted(answer: Answer, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the answer's JSON; errors as :meth:`Program.call`."""
+    ended_well(answer, arguments)
+    if answer.value is None:
+        raise ProgramCrashedError(f"{' '.join(arguments[:2])}: printed no JSON: is it a program of this version?")
+    return answer.value
+
+
+def ended_well(answer: Answer, arguments: Sequence[str]) -> None:
+    """Check the exit code; errors as :meth:`Program.call`."""
     if answer.code == REFUSED:
         raise ProgramRefusedError(answer.message)
     if answer.code:
         raise ProgramCrashedError(f"{' '.join(arguments[:2])}: exit code {answer.code}: {answer.message}")
-    return answer.value
 
 
 def answer(code: int, out: str, err: str) -> Answer:
@@ -102,13 +109,15 @@ def answer(code: int, out: str, err: str) -> Answer:
     return Answer(code, last_json(out), messages[-1] if messages else "")
 
 
-def last_json(text: str) -> Any:
-    """Return the JSON in the last lines of a text, None if there is none."""
-    for line in reversed(text.strip().splitlines()[-LINES:]):
+def last_json(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, or the last one that a line of it is; None if there is none."""
+    for part in (text, *reversed(text.strip().splitlines()[-LINES:])):
         try:
-            return json.loads(line)
+            found = json.loads(part)
         except ValueError:
             continue
+        if isinstance(found, dict):
+            return found
     return None
 
 

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from prefrestore_loop.alerts import tell
 from prefrestore_loop.assets import CHALLENGER, CHAMPION, PREFERENCES
-from prefrestore_loop.program import REFUSED, ProgramRefusedError, accepted, program
+from prefrestore_loop.program import REFUSED, ProgramRefusedError, accepted, ended_well, program
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ def check_preferences(store: str, triggering_asset_events: Any = None) -> dict[s
     """
     arguments = ("prefs", "validate", store, "--json")
     checked = program().ask(*arguments)
-    if checked.code != REFUSED or checked.value is None:
-        accepted(checked, arguments)
-    failed = [row for row in checked.value["checks"] if not row["success"]]
+    # refused with a table of checks: some rows are bad, which is no reason to stop
+    found = checked.value if checked.code == REFUSED and checked.value else accepted(checked, arguments)
+    failed = [row for row in found["checks"] if not row["success"]]
     if failed:
         named = "; ".join(f"{row['name']}: {', '.join(row['rows'])}" for row in failed)
         tell(f"preferences in {store}: set aside, the rest is used: {named:.600}")
@@ -71,7 +71,7 @@ def look_at(version: int | None, triggering_asset_events: Any = None) -> dict[st
         version = next((row["number"] for row in rows if "challenger" in row["aliases"]), None)
     if version is None:
         raise AirflowSkipException("there is no challenger")
-    found: dict[str, Any] = program().call("model", "show", str(version), "--json")
+    found = program().call("model", "show", str(version), "--json")
     if found["champion"] == version:
         raise AirflowSkipException(f"version {version} is champion already")
     return {**found, "text": body_of(found)}
@@ -116,8 +116,7 @@ def promote(found: dict[str, Any], decision: dict[str, str], *, outlet_events: A
 
 def reject(found: dict[str, Any], decision: dict[str, str]) -> dict[str, Any]:
     """Record that the version is not wanted."""
-    answer: dict[str, Any] = program().call("model", "reject", str(found["number"]), *_decision(decision, "rejected"))
-    return answer
+    return program().call("model", "reject", str(found["number"]), *_decision(decision, "rejected"))
 
 
 def rollback(why: str, who: str, *, outlet_events: Any) -> dict[str, Any]:
@@ -146,13 +145,14 @@ def measure_champion(data: str, label: str) -> str:
     if not data or not any("champion" in row["aliases"] for row in found["versions"]):
         raise AirflowSkipException("no champion" if data else "no fresh data: set PREFRESTORE_LOOP_FRESH_DATA")
     out = str(Path("runs") / "drift" / label)
-    program().call("evaluate", "--model", f"models:/{found['model']}@champion", "--data", data, "--out", out)
+    arguments = ("evaluate", "--model", f"models:/{found['model']}@champion", "--data", data, "--out", out)
+    ended_well(program().ask(*arguments), arguments)
     return out
 
 
 def judge_drift(evaluation: str) -> dict[str, Any]:
     """Compare the evaluation with the champion's own at its release; alert if a metric is surely worse."""
-    found: dict[str, Any] = program().call("model", "drift", evaluation, "--json")
+    found = program().call("model", "drift", evaluation, "--json")
     if found["worse"]:
         rows = {row["metric"]: row for row in found["metrics"]}
         told = ", ".join(f"{name} {rows[name]['released']:.4g} -> {rows[name]['now']:.4g}" for name in found["worse"])

@@ -77,7 +77,7 @@ class PreferenceStoreTrigger(BaseEventTrigger):
     async def _counted(self) -> dict[str, Any]:
         arguments = ("prefs", "stats", self.store, "--json")
         program = await program_async()
-        figures: dict[str, Any] = accepted(await program.ask_async(*arguments), arguments)
+        figures = accepted(await program.ask_async(*arguments), arguments)
         self.log.info("%s: %d valid of %d judgements", self.store, figures["valid"], figures["judgements"])
         return figures
 
