@@ -1,4 +1,4 @@
-"""Tests that import Airflow: `make test` runs them in Airflow's own environment, see tests/contracts/test_airflow.py."""
+"""Tests that import Airflow; tests/contracts/test_airflow.py runs them in Airflow's own environment."""
 
 from __future__ import annotations
 
