@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,20 @@ def test_every_dag_is_watched_over(bag: Any) -> None:
         assert all(task.on_failure_callback for task in dag.tasks)
 
 
-VERDICT = {"passed": True, "sentence": "Passed: all 1 required rules hold.", "comparisons": []}
-
-
 def _version(number: int, *aliases: str) -> dict[str, Any]:
-    return {"number": number, "digest": f"d{number}", "source": f"s3://b/d{number}", "aliases": aliases, "tags": {}}
+    digest = f"d{number}-{time.time_ns()}"  # a digest that was announced before is not announced again
+    return {"number": number, "digest": digest, "source": f"s3://b/{digest}", "aliases": aliases, "tags": {}}
+
+
+def _model_list() -> dict[str, Any]:
+    return {"value": {"model": "m", "versions": [_version(1, "champion"), _version(2, "challenger")]}}
 
 
 ANSWERS: dict[str, dict[str, Any]] = {
     "pipeline_run": {"value": {"state": "SUCCEEDED"}},
     "prefs_stats": {"value": {"valid": 9, "judgements": 9, "shards": 1, "set_aside": []}},
     "prefs_validate": {"value": {"checks": [{"name": "ok", "success": True, "rows": []}]}},
-    "model_list": {"value": {"model": "m", "versions": [_version(1, "champion"), _version(2, "challenger")]}},
+    "model_list": _model_list(),
     "model_rollback": {"value": {"model": "m", "champion": 1, "previous": 2}},
     "model_drift": {"value": {"version": "m version 1", "worse": [], "metrics": []}},
     "evaluate": {},
@@ -108,7 +111,7 @@ def test_nightly_retrain_runs(bag: Any, stand_in: Any) -> None:
 
 
 def test_realign_runs(bag: Any, stand_in: Any) -> None:
-    stand_in.answer(**ANSWERS)
+    stand_in.answer(**{**ANSWERS, "model_list": _model_list()})
     assert set(_test(bag, "realign_on_preferences").values()) == {"success"}
     asked = [words[:3] for words in stand_in.asked]
     assert asked[:3] == [["prefs", "validate", "votes"], ["prefs", "stats", "votes"], ["pipeline", "run", "realign"]]
