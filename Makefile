@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock bench images clean
+.PHONY: help setup run test check format lock bench images airflow clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -22,7 +22,16 @@ help: ## list the targets
 	@touch $@
 
 .venv/installed: .venv/locked pyproject.toml
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable . --editable src/airflow_provider_kubeflow
+	@touch $@
+
+# Airflow has an environment of its own; pytest is there for the tests that need Airflow itself.
+.venv-airflow/installed: requirements/airflow.lock src/airflow_provider_kubeflow/pyproject.toml
+	@echo "building .venv-airflow from requirements/airflow.lock; the first time this takes some minutes"
+	$(PYTHON) -m venv .venv-airflow
+	.venv-airflow/bin/python -m pip install -qq --disable-pip-version-check -r requirements/airflow.lock
+	.venv-airflow/bin/python -m pip install -qq --disable-pip-version-check -c requirements/airflow.lock $$(grep '^pytest==' requirements/dev.lock)
+	.venv-airflow/bin/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable src/airflow_provider_kubeflow
 	@touch $@
 
 setup: .venv/installed ## build the environment
@@ -33,7 +42,7 @@ run: setup ## run the whole graph; DATA=folder of images, PRESET=name of a file 
 	@dvc repro
 	@prefrestore report
 
-test: setup ## run all tests; TESTS=path for some
+test: setup .venv-airflow/installed ## run all tests; TESTS=path for some
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup $(TESTS)
 
 check: setup ## format, lint, types, import rules, configuration, dvc.yaml
@@ -53,12 +62,16 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/run.lock
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate --extra dev pyproject.toml | grep -Ev '^(nvidia-|cuda-|triton)' > requirements/dev.lock
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate -c requirements/run.lock requirements/data.in -o requirements/data.lock
+	uv pip compile -q --python-version 3.11 --no-header --no-annotate requirements/airflow.in -o requirements/airflow.lock
 
 bench: setup ## run the comparisons in benchmarks/; each prints a table
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 images: ## build the container images data and train; see docker/build.sh for BASE, PREFIX, BUILDER
 	@docker/build.sh
+
+airflow: setup .venv-airflow/installed ## Airflow on this machine with the DAGs, on loopback; see docs/operations.md
+	@dags/standalone.sh
 
 clean: ## remove what stages wrote and caches, but not the environment, the registry or releases
 	rm -rf artifacts reports reports.run.json report.html .checkpoints .dvc/cache .dvc/tmp dvc.lock

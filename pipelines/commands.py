@@ -63,8 +63,9 @@ def compile_(output: Path, shm_size: str) -> None:
 @click.option("--runner", type=click.Choice(["local", "docker"]), default="local", show_default=True)
 @click.option("--root", type=FOLDER, default=Path("runs"), show_default=True, help="folder for what the steps write")
 @click.option("--cache/--no-cache", default=True, help="take steps that ran before from there")
+@click.option("--json", "as_json", is_flag=True, help="print JSON in the last line")
 def run(  # noqa: PLR0913  one argument per option
-    pipeline: str, params: tuple[str, ...], config: Path | None, runner: Any, root: Path, cache: bool
+    pipeline: str, params: tuple[str, ...], config: Path | None, runner: Any, root: Path, cache: bool, as_json: bool
 ) -> None:
     """Run PIPELINE (full, realign, evaluate or a compiled file) on this machine: in processes, or in containers."""
     _needs_kfp()
@@ -72,6 +73,8 @@ def run(  # noqa: PLR0913  one argument per option
 
     package = _package(pipeline)
     local.run(package, _arguments(package, params, config), runner, root, cache=cache)
+    if as_json:
+        click.echo(json.dumps({"pipeline": package.stem, "state": "SUCCEEDED", "root": str(root.resolve())}))
 
 
 @click.command()

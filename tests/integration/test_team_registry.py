@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
 import socket
 import threading
@@ -15,17 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from safetensors.numpy import save
 
 from prefrestore import artifacts
 from prefrestore.commands import model as commands
 from prefrestore.config import FetchChampionConfig, PublishConfig
 from prefrestore.errors import UserError
-from prefrestore.evaluation.summary import metric_table
 from prefrestore.registry import backends, promotion
 from prefrestore.registry.audit import Audit, Decision
 from prefrestore.registry.loader import locate, resolve
@@ -34,11 +30,10 @@ from prefrestore.registry.stores import S3Store, open_store
 from prefrestore.registry.versions import Registry
 from prefrestore.runtime import storage, uploads
 from prefrestore.stage import STAGES, execute
+from support.releases import candidate, weights
 
 BUCKET = "releases"
 STORE = f"s3://{BUCKET}/team"
-INPUTS = STAGES["publish"].inputs
-STAGE_OF = {port: row.name for row in STAGES.values() for port in row.outputs}
 DECISION = Decision("tester", "2026-01-01T00:00:00+00:00", "because")
 NUMBERS = itertools.count()
 
@@ -62,43 +57,13 @@ def s3(s3_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monke
     storage.forget_client()
 
 
-def _weights(seed: int, size: int = 30_000) -> bytes:
-    return save({"w": np.random.default_rng(seed).normal(size=size).astype(np.float32)})
-
-
 def _parts(root: Path, seed: int) -> dict[str, Path]:
-    files = {"base/model.safetensors": _weights(seed), "policy/adapter.safetensors": _weights(-seed % 1000, 50)}
+    files = {"base/model.safetensors": weights(seed), "policy/adapter.safetensors": weights(-seed % 1000, 50)}
     for name, content in {**files, "base/config.json": b"{}", "base/empty.txt": b""}.items():
         path = root / f"parts-{seed}" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return {name: root / f"parts-{seed}" / name for name in ("base", "policy")}
-
-
-def _candidate(root: Path, seed: int, *, passed: bool) -> dict[str, Path]:
-    """Paths of publish's ports, with the files that it reads."""
-    estimate = {"mean": 20.0 + seed, "std": 1.0, "n": 8, "nan": 0, "low": 19.0, "high": 22.0}
-    data = {"config": {"recipe": "r", "eval_recipe": "e"}, "counts": {"train": 8, "eval": 8}, "licences": {"CC0": 16}}
-    sentence = "Passed: all 1 required rules hold." if passed else "Not passed: PSNR."
-    verdict = {"passed": passed, "sentence": sentence, "confidence": 0.95, "comparisons": [], "limits": [], "bands": []}
-    files = {
-        "base/model.safetensors": _weights(0),
-        "policy/adapter.safetensors": _weights(seed, 50),
-        "reward/reward.safetensors": _weights(1, 50),
-        "metrics/metrics.json": json.dumps({"columns": {"policy": {"psnr": estimate}}}),
-        "metrics/metric_table.json": json.dumps(metric_table()),
-        "metrics/data.json": json.dumps(data),
-        "report/report.html": "<p>",
-        "verdict/verdict.json": json.dumps(verdict),
-    }
-    folder = root / f"candidate-{seed}"
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for name in INPUTS:
-        artifacts.write_manifest(folder / name, artifacts.Manifest(name, STAGE_OF[name], {}, {"pairs": "abc"}))
-    return {name: folder / name for name in (*INPUTS, "release")}
 
 
 @pytest.fixture
@@ -115,7 +80,7 @@ def _section(team: Path) -> PublishConfig:
 
 
 def _publish(team: Path, seed: int, *, passed: bool = True) -> dict[str, Any]:
-    paths = _candidate(team, seed, passed=passed)
+    paths = candidate(team, seed, passed=passed)
     execute(STAGES["publish"], _section(team), paths)
     result: dict[str, Any] = artifacts.read_json(paths["release"] / "release.json")
     return result
@@ -343,7 +308,7 @@ def test_an_upload_cut_anywhere_shows_nothing_and_is_taken_up_again(
 def test_a_byte_flipped_on_the_way_up_is_found(size: int, s3: Any, through: Through, tmp_path: Path) -> None:
     """In one piece and in parts."""
     path = tmp_path / "w.safetensors"
-    path.write_bytes(_weights(1, size))
+    path.write_bytes(weights(1, size))
     body = path.read_bytes()
     through(flip=body[-16:])
     digest = hashlib.sha256(body).hexdigest()

@@ -142,8 +142,8 @@ def test_the_commands(chosen: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     assert "2 judgements imported, 1 rows set aside" in run("import", chosen, "--store", store).output
     figures = json.loads(run("stats", store, "--json").output)
-    assert (figures["judgements"], figures["sources"]) == (2, {"import": 2})
-    assert "2 judgements on 2 pairs in 1 shards" in run("stats", store).output
+    assert (figures["judgements"], figures["valid"], figures["sources"]) == (2, 2, {"import": 2})
+    assert "2 valid of 2 judgements on 2 pairs in 1 shards" in run("stats", store).output
     assert "0 shards merged, 1 left" in run("compact", store).output
     assert run("validate", store).exit_code == 0
     shard = next(store.glob("preferences/dt=*/part-*.parquet"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefrestore import artifacts, config, configfile
+from prefrestore.commands import _drift
 from prefrestore.commands._convert import convert
 from prefrestore.commands._footprint import show_preset
 from prefrestore.commands.report import aligned, rows
@@ -27,6 +28,7 @@ CONFIG = click.option(
     "--config", "file", type=click.Path(path_type=Path), default=Path("params.yaml"), help="configuration"
 )
 WHY = click.option("--why", required=True, help="reason, for the audit log")
+JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
 WHO = click.option("--who", help="who decides, for the audit log; the user's name by default")
 
 
@@ -62,29 +64,49 @@ def _decision(who: str | None, why: str) -> Decision:
     return Decision(who or getpass.getuser(), now, why.strip())
 
 
-def _decided(desk: Desk, decide: Callable[[], Any]) -> None:
+def _decided(desk: Desk, decide: Callable[[], Any], *, as_json: bool) -> None:
     state = decide()
+    if as_json:
+        click.echo(json.dumps({"model": desk.model, "champion": state.champion, "previous": state.previous}))
+        return
     click.echo(f"{desk.model}: champion {state.champion or 'none'}, previous {state.previous or 'none'}")
 
 
 @command.command("list")
+@JSON
 @CONFIG
-def list_versions(file: Path) -> None:
+def list_versions(as_json: bool, file: Path) -> None:
     """List all versions, oldest first."""
     desk = _desk(file)
+    versions = desk.registry.versions(desk.model)
+    if as_json:
+        click.echo(json.dumps({"model": desk.model, "versions": [_plain(version) for version in versions]}))
+        return
     table = [["version", "release", "gate", "aliases"]]
-    for version in desk.registry.versions(desk.model):
+    for version in versions:
         gate = {"true": "passed"}.get(version.tags.get("gate.passed", ""), "none")
         table.append([str(version.number), version.digest[:12], gate, ", ".join(version.aliases)])
     for line in aligned(table) if table[1:] else [f"{desk.model}: no version is registered in {desk.registry.uri}"]:
         click.echo(line)
 
 
+def _plain(version: Version) -> dict[str, Any]:
+    """Return a version as JSON values."""
+    return {
+        "number": version.number,
+        "digest": version.digest,
+        "source": version.source,
+        "aliases": list(version.aliases),
+        "tags": dict(version.tags),
+    }
+
+
 @command.command()
 @click.argument("number", type=int, required=False)
 @click.option("--preset", help="instead of a version: networks of this preset, their parameters, memory and operations")
+@JSON
 @CONFIG
-def show(number: int | None, preset: str | None, file: Path) -> None:
+def show(number: int | None, preset: str | None, as_json: bool, file: Path) -> None:
     """Show where version NUMBER comes from, and check its release; or what a preset's networks cost."""
     if (number is None) == (preset is None):
         raise UserError("model show: name a version, or a preset with --preset")
@@ -94,11 +116,53 @@ def show(number: int | None, preset: str | None, file: Path) -> None:
     assert number is not None
     desk = _desk(file)
     version = desk.registry.get(desk.model, number)
+    if as_json:
+        click.echo(json.dumps(_judged(desk, version)))
+        return
     click.echo(f"{desk.model} version {number}\naliases: {', '.join(version.aliases) or 'none'}")
     for key, value in sorted(version.tags.items()):
         click.echo(f"{key}: {value}")
     version.store.check(version.digest)
     click.echo(f"release: {version.source} (as released)")
+
+
+def _judged(desk: Desk, version: Version) -> dict[str, Any]:
+    """Return what a person who decides about a version wants to see, as JSON values; its release is checked."""
+    from prefrestore.registry.promotion import VERDICT
+
+    version.store.check(version.digest)
+    server = desk.registry.uri.startswith(("http://", "https://"))
+    page = f"{desk.registry.uri.rstrip('/')}/#/models/{desk.model}/versions/{version.number}" if server else None
+    state = desk.audit.state()
+    return {
+        "model": desk.model,
+        **_plain(version),
+        "verdict": _member(version, VERDICT),
+        "report": f"{version.source}/report/report.html",
+        "page": page,
+        "champion": state.champion,
+        "previous": state.previous,
+    }
+
+
+@command.command()
+@click.argument("evaluation", type=click.Path(path_type=Path))
+@click.option("--number", type=int, help="version; the champion by default")
+@JSON
+@CONFIG
+def drift(evaluation: Path, number: int | None, as_json: bool, file: Path) -> None:
+    """Compare EVALUATION, a version measured on fresh faces, with what that version reached when it was released."""
+    desk = _desk(file)
+    version = desk.registry.get(desk.model, number if number is not None else _champion(desk))
+    released, table = (_member(version, f"metrics/{name}.json") for name in ("metrics", "metric_table"))
+    _drift.show(_drift.report(evaluation, released, table, file), version.name, as_json=as_json)
+
+
+def _champion(desk: Desk) -> int:
+    champion = desk.audit.state().champion
+    if champion is None:
+        raise UserError(f"{desk.model}: there is no champion yet: promote a version, or name one")
+    return champion
 
 
 @command.command()
@@ -157,9 +221,7 @@ def pull(address: str, out: Path | None, file: Path) -> None:
 def pin(number: int | None, file: Path) -> None:
     """Write version NUMBER (the champion by default) into the configuration as what evaluations compare with."""
     desk = _desk(file)
-    chosen = number if number is not None else desk.audit.state().champion
-    if chosen is None:
-        raise UserError(f"{desk.model}: there is no champion yet: promote a version, or name one")
+    chosen = number if number is not None else _champion(desk)
     version = desk.registry.get(desk.model, chosen)
     values = {"registry": desk.registry.uri, "model": desk.model, "version": chosen, "digest": version.digest}
     file.write_text(configfile.edited(file.read_text(encoding="utf-8"), "fetch_champion", values), encoding="utf-8")
@@ -172,38 +234,43 @@ def pin(number: int | None, file: Path) -> None:
 @WHO
 @click.option("--expect", type=int, help="champion you decide against; another one is an error")
 @click.option("--force", is_flag=True, help="without a passed gate; recorded")
+@JSON
 @CONFIG
-def promote(number: int, why: str, who: str | None, expect: int | None, force: bool, file: Path) -> None:  # noqa: PLR0913
+def promote(  # noqa: PLR0913  one argument per option
+    number: int, why: str, who: str | None, expect: int | None, force: bool, as_json: bool, file: Path
+) -> None:
     """Make version NUMBER the champion."""
     from prefrestore.registry import promotion
 
     desk, decision = _desk(file), _decision(who, why)
-    _decided(desk, lambda: promotion.promote(desk, number, decision, expected=expect, force=force))
+    _decided(desk, lambda: promotion.promote(desk, number, decision, expected=expect, force=force), as_json=as_json)
 
 
 @command.command()
 @WHY
 @WHO
+@JSON
 @CONFIG
-def rollback(why: str, who: str | None, file: Path) -> None:
+def rollback(why: str, who: str | None, as_json: bool, file: Path) -> None:
     """Go back to the previous champion."""
     from prefrestore.registry import promotion
 
     desk, decision = _desk(file), _decision(who, why)
-    _decided(desk, lambda: promotion.rollback(desk, decision))
+    _decided(desk, lambda: promotion.rollback(desk, decision), as_json=as_json)
 
 
 @command.command()
 @click.argument("number", type=int)
 @WHY
 @WHO
+@JSON
 @CONFIG
-def reject(number: int, why: str, who: str | None, file: Path) -> None:
+def reject(number: int, why: str, who: str | None, as_json: bool, file: Path) -> None:
     """Record that version NUMBER is not wanted."""
     from prefrestore.registry import promotion
 
     desk, decision = _desk(file), _decision(who, why)
-    _decided(desk, lambda: promotion.reject(desk, number, decision))
+    _decided(desk, lambda: promotion.reject(desk, number, decision), as_json=as_json)
 
 
 @command.command()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prefrestore import artifacts
 from prefrestore.commands.report import aligned
 from prefrestore.errors import UserError
+
+if TYPE_CHECKING:
+    from prefrestore.data.expectations import Outcome
 
 FOLDER = click.Path(path_type=Path)
 NAMED_ROWS = 5
@@ -33,7 +38,8 @@ def stats(store: str, as_json: bool) -> None:
     if as_json:
         click.echo(artifacts.canonical_json(figures), nl=False)
         return
-    click.echo(f"{figures['judgements']} judgements on {figures['pairs']} pairs in {figures['shards']} shards")
+    counted = f"{figures['valid']} valid of {figures['judgements']} judgements"
+    click.echo(f"{counted} on {figures['pairs']} pairs in {figures['shards']} shards")
     for name in ("sources", "choices", "agreement"):
         click.echo(f"{name}: " + ", ".join(f"{key} {_number(value)}" for key, value in figures[name].items()))
     header = ["annotator", "votes", "share a", "share tie", "consistency", "problem"]
@@ -53,7 +59,8 @@ def _number(value: Any) -> str:
 @command.command()
 @click.argument("store")
 @click.option("--candidates", type=FOLDER, help="artifact with the candidates that may be voted on")
-def validate(store: str, candidates: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def validate(store: str, candidates: Path | None, as_json: bool) -> None:
     """Check STORE with Great Expectations; exit code 2 if anything fails."""
     from prefrestore.data.expectations import run_checks
     from prefrestore.data.vote_checks import vote_checks, vote_tables
@@ -61,14 +68,21 @@ def validate(store: str, candidates: Path | None) -> None:
 
     known = None if candidates is None else _known(candidates)
     tables = vote_tables(read(store), known, datetime.now(UTC))
-    failed = []
-    for outcome in run_checks(tables, vote_checks()):
+    outcomes = run_checks(tables, vote_checks())
+    if as_json:
+        rows = [{"name": row.name, "success": row.success, "rows": row.rows[:NAMED_ROWS]} for row in outcomes]
+        click.echo(json.dumps({"store": store, "checks": rows}))
+    else:
+        _print(outcomes)
+    if failed := [outcome.name for outcome in outcomes if not outcome.success]:
+        raise UserError(f"{store}: {len(failed)} checks failed ({'; '.join(failed)}): the rows above are not used")
+
+
+def _print(outcomes: Sequence[Outcome]) -> None:
+    for outcome in outcomes:
         click.echo(f"{'ok    ' if outcome.success else 'FAILED'} {outcome.name}")
         for row in outcome.rows[:NAMED_ROWS]:
             click.echo(f"         {row}")
-        failed += [] if outcome.success else [outcome.name]
-    if failed:
-        raise UserError(f"{store}: {len(failed)} checks failed ({'; '.join(failed)}): the rows above are not used")
 
 
 def _known(candidates: Path) -> set[tuple[str, str]]:

@@ -113,11 +113,12 @@ def consistency(judgements: Sequence[Judgement]) -> float | None:
 
 
 def vote_statistics(votes: Votes) -> dict[str, Any]:
-    """Return counts, agreement and a row per annotator, as plain data."""
+    """Return counts, agreement and a row per annotator, as plain data; ``valid`` are those that training would take."""
     annotators = annotator_table(votes.judgements).astype(object)
     return {
         "shards": len(votes.shards),
         "judgements": len(votes.judgements),
+        "valid": len(check_judgements(votes.judgements, _named(votes.judgements)).kept),
         "pairs": len({judgement.pair_id for judgement in votes.judgements}),
         "sources": dict(sorted(Counter(judgement.source for judgement in votes.judgements).items())),
         "choices": dict(sorted(Counter(judgement.choice for judgement in votes.judgements).items())),
