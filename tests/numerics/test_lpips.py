@@ -140,6 +140,25 @@ def test_a_table_of_columns_holds_the_same_values(network: Lpips, images: Tensor
     assert np.isnan(lpips_values(None, columns, hq)["policy"]).all()
 
 
+def test_a_value_depends_on_neither_workers_nor_company_and_equal_pictures_run_once(network: Lpips) -> None:
+    generator = np.random.default_rng(2)
+    hq, first, second = generator.integers(0, 256, (3, 5, 32, 32, 3), np.uint8)
+    columns = [Column("base", np.stack([first, second])), Column("policy", np.stack([first, second]))]
+    looked: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        features = Lpips.features
+        patch.setattr(Lpips, "features", lambda self, images: looked.append(len(images)) or features(self, images))
+        one = lpips_values(network, columns, hq, workers=1)
+    assert sum(looked) == len(hq) * (1 + 2)  # HQ, and the two pictures that both columns have
+    before = torch.get_num_threads()
+    two = lpips_values(network, columns, hq, workers=2)
+    assert torch.get_num_threads() == before
+    alone = lpips_values(network, [Column("policy", second[None, 1:3])], hq[1:3])
+    for name in ("base", "policy"):
+        np.testing.assert_array_equal(one[name], two[name])
+    np.testing.assert_array_equal(alone["policy"][0], one["policy"][1, 1:3])
+
+
 def test_images_too_small_are_refused(network: Lpips) -> None:
     with pytest.raises(ValueError, match="16 px or more"):
         network(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))

@@ -28,6 +28,7 @@ from prefrestore.faces.intake import portrait
 from prefrestore.models.adapters import add_roles, role_tensors, save_policy
 from prefrestore.models.baseline import RegressionUNet
 from prefrestore.models.codec import build_codec, start_linear
+from prefrestore.models.lpips import Lpips, save_lpips
 from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.rewards.composite import COMPOSITE, Part
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
@@ -83,12 +84,15 @@ def _write_pairs(folder: Path) -> None:
 def outputs(repository: Path, inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of evaluate, in one and in two processes."""
     section = configfile.load(repository / "presets" / "smoke.yaml").evaluate
+    torch.manual_seed(1)
+    weights = tmp_path_factory.mktemp("weights") / "lpips.safetensors"
+    save_lpips(Lpips().state_dict(), weights)  # of any value: what is asked is whether they are used alike
     roots = []
     for workers in (1, 2):
         root = tmp_path_factory.mktemp("outputs")
         (root / "metrics").mkdir()
         (root / "report").mkdir()
-        changed = section.model_copy(update={"workers": workers, "sampler_steps": 2})
+        changed = section.model_copy(update={"workers": workers, "sampler_steps": 2, "lpips_weights": str(weights)})
         evaluate.run(changed, **inputs, metrics=root / "metrics", report=root / "report")
         roots.append(root)
     return roots
@@ -97,7 +101,7 @@ def outputs(repository: Path, inputs: dict[str, Path], tmp_path_factory: pytest.
 def test_every_column_has_every_metric(outputs: list[Path]) -> None:
     columns = json.loads((outputs[0] / "metrics" / "metrics.json").read_text())["columns"]
     assert set(columns) == {"lq", "bicubic", "baseline", "base", "policy", "codec"}
-    wanted = {"psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness"}
+    wanted = {"psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness", "lpips"}
     assert all(wanted <= set(row) for row in columns.values())
     assert {name for name, row in columns.items() if "sample_spread" in row} == {"base", "policy"}
     assert columns["lq"]["identity_similarity"]["n"] == FACES - 1

@@ -126,6 +126,22 @@ def test_nobody_recorded_how_they_were_degraded(given: Path) -> None:
     ]
 
 
+def test_pictures_that_stand_in_two_columns_are_measured_once(given: Path) -> None:
+    """As where alignment kept the base; and what a set measures does not depend on what was measured before it."""
+    pairs, _ = frozen_pairs(given, HOW)
+    noise = np.random.default_rng(0).integers(0, 256, (2, *pairs.hq.shape), np.uint8)
+    tables = {}
+    for names in (("base", "policy"), ("policy",)):
+        with CompositeReward([StructureReward()], {"structure": Part(1.0, 0.5, 0.1)}, FaceReader(1)) as reward:
+            found = measure([Column(name, noise) for name in names], pairs, reward)
+            assert reward.reader.analysed == len(pairs.ids) * (1 + 2)  # HQ, and two samples
+        rows = found.samples.drop(columns="column")
+        tables[names] = [rows[found.samples["column"] == name].reset_index(drop=True) for name in names]
+    base, policy = tables["base", "policy"]
+    pd.testing.assert_frame_equal(base, policy)
+    pd.testing.assert_frame_equal(policy, tables[("policy",)][0])
+
+
 def test_pairs_that_do_not_match_are_the_users_mistake(given: Path) -> None:
     (given / "lq" / "a.bmp").rename(given / "lq" / "other.bmp")
     with pytest.raises(UserError, match=r"1 of 2 pictures in lq/ have no reference .* \(first: other\)"):

@@ -25,7 +25,7 @@ from prefrestore.evaluation.calibration import calibrate
 from prefrestore.evaluation.charts import line_chart, nice_ticks
 from prefrestore.evaluation.columns import Column, bicubic_column, fixed_batches, lq_column
 from prefrestore.evaluation.page import COST_MARK, VERDICT_MARK, Cost, complete, duration
-from prefrestore.evaluation.report import Origin, Source, render
+from prefrestore.evaluation.report import Origin, Source, plain_number, render, signed
 from prefrestore.evaluation.significance import Resampling
 from prefrestore.faces.dlib_models import face_detector, shape_predictor
 from prefrestore.faces.geometry import rescale_points
@@ -205,7 +205,9 @@ def test_the_page_says_what_the_reader_must_know(html: str) -> None:
 def page_file(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole page as people open it: with a verdict and costs."""
     rule = {"rule": "PSNR better than base", "outcome": "failed", "why": "gain -0.1"}
-    verdict = {"passed": False, "sentence": "Not passed: 1 of 1 required rules fail.", "comparisons": [rule]}
+    limit = {"rule": "cost.flops_per_face at most 1", "outcome": "passed", "why": "0.5"}
+    verdict = {"passed": False, "sentence": "Not passed: 1 of 2 required rules fail.", "comparisons": [rule]}
+    verdict |= {"limits": [limit], "bands": []}
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(complete(html, [Cost("align", 7400.0, 9000.0, 0.0, 800.0)], verdict), encoding="utf-8")
     return path
@@ -230,6 +232,9 @@ def test_the_page_in_a_browser(width: int, page_file: Path, chromium: Browser) -
     slider.locator("input").fill("90")
     assert slider.locator(".before").evaluate("image => getComputedStyle(image).clipPath") != before
     assert "Not passed" in page.locator("#verdict").inner_text()
+    assert "2 rules" in page.locator("#verdict").inner_text()
+    outcomes = page.locator("table.paired").first
+    assert outcomes.evaluate("table => table.offsetWidth <= table.parentElement.clientWidth")  # no outcome cut off
     assert "2 h 03 min" in page.locator("#cost").inner_text()
     page.close()
 
@@ -365,6 +370,21 @@ def test_a_page_without_marks_stays_as_it_is_and_names_are_escaped() -> None:
 )
 def test_durations_as_people_say_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert (signed(-0.004, 2), signed(0.004, 2), plain_number(-0.004, 2)) == ("0.00", "0.00", "0.00")
+    assert (signed(-0.04, 2), signed(0.04, 2), plain_number(-0.04, 2)) == ("\u22120.04", "+0.04", "\u22120.04")
+
+
+def test_a_face_without_any_error_has_no_rank_correlation() -> None:
+    """Neither 0 nor 1: it is counted as not measured."""
+    hq = np.random.default_rng(0).integers(60, 190, (6, 32, 32, 3), np.uint8)
+    samples = np.stack([hq, hq])
+    samples[1, :5] += np.random.default_rng(1).integers(0, 9, (5, 32, 32, 3), np.uint8)
+    result = calibrate(samples, hq, Resampling(0.95, 200, 0))
+    assert result is not None
+    assert (result[1].rank_correlation.n, result[1].rank_correlation.nan) == (2, 1)
 
 
 def test_ticks_are_round_and_inside() -> None:

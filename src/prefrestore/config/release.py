@@ -30,7 +30,7 @@ class EvaluateConfig(Section):
     lpips_weights: str | None = Field(description="file that prefrestore.models.lpips describes; null: not measured")
     margins: Mapping[str, Weight] = Field(description="by metric: a loss up to this is 'not worse' (0 if not named)")
     faces_shown: Positive = Field(description="faces in the report's grid")
-    workers: Workers = Field(description="processes for face analysis")
+    workers: Workers = Field(description="processes for face analysis, threads for LPIPS")
     seed: Count
 
 

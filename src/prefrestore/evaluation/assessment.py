@@ -70,7 +70,7 @@ def assess(
 ) -> Assessment:
     """Measure and compare columns on the frozen pairs."""
     how = resampling_of(config)
-    measured = measure(columns, pairs, reward, lpips)
+    measured = measure(columns, pairs, reward, lpips, config.workers)
     faces = per_face(measured.samples)
     distances = {name: set_distance(found, measured.hq_embeddings) for name, found in measured.embeddings.items()}
     comparisons = with_seed_gains(compare_columns(faces, config), measured.samples)

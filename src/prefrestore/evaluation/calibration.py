@@ -81,12 +81,9 @@ def judge_calibration(calibration: Calibration, spread: np.ndarray, error: np.nd
     order = np.argsort(predicted, axis=None, kind="stable")
     bins = np.array_split(order, NUM_BINS)
     means = [(float(predicted.flat[rows].mean()), float(error.flat[rows].mean())) for rows in bins]
-    ranks = [
-        stats.spearmanr(a, b, axis=None).statistic if np.ptp(a) > 0 else np.nan
-        for a, b in zip(spread, error, strict=True)
-    ]
+    ranks = [_rank_correlation(a, b) for a, b in zip(spread, error, strict=True)]
     return Reliability(
-        rank_correlation=estimate(np.array(ranks, np.float64), how),
+        rank_correlation=estimate(np.array(ranks), how),
         calibration_error=float(np.mean([abs(a - b) for a, b in means])),
         mean_error=float(error.mean()),
         predicted=tuple(a for a, _ in means),
@@ -98,7 +95,7 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Return Spearman's correlation over pixels; NaN where one of the maps is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    return float(stats.spearmanr(first.ravel(), second.ravel()).statistic)
+    return float(stats.spearmanr(first, second, axis=None).statistic)
 
 
 def calibrate(samples: np.ndarray, hq: np.ndarray, how: Resampling) -> tuple[Calibration, Reliability] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -44,41 +46,67 @@ class Measurements:
 
 
 @dataclass(frozen=True)
-class HqFeatures:
-    """What is known of the HQ faces, computed once for all columns."""
+class Known:
+    """What is known of the faces, computed once for all columns."""
 
+    pairs: PairSet
+    references: References
     energies: Sequence[float]
     natural: NaturalModel
 
 
+@dataclass(frozen=True)
+class SetValues:
+    """What one set of pictures, one of every face, measures."""
+
+    embeddings: np.ndarray  # [N, 128]
+    hq_embeddings: np.ndarray  # [N, 128]
+    metrics: Mapping[str, Sequence[float] | np.ndarray]
+
+
 def measure(
-    columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, lpips: Lpips | None = None
+    columns: Sequence[Column], pairs: PairSet, reward: CompositeReward, lpips: Lpips | None = None, workers: int = 1
 ) -> Measurements:
-    """Measure every sample of every column; without its network LPIPS is NaN."""
-    references = References(to_tensor(pairs.lq[:, 0]), to_tensor(pairs.hq), pairs.captions, pairs.landmarks, pairs.ids)
-    reference = HqFeatures([high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
-    perceptual = lpips_values(lpips, columns, pairs.hq)
+    """Measure every sample of every column; without its network LPIPS is NaN.
+
+    A set of pictures that stands in several columns, as where alignment kept the base, is measured once.
+    """
+    known = _known(pairs)
+    perceptual = lpips_values(lpips, columns, pairs.hq, workers)
+    spreads = {column.name: _spread_values(column) for column in columns}
     jobs = [(column, sample) for column in columns for sample in range(len(column.samples))]
+    measured: dict[bytes, SetValues] = {}
     frames: list[pd.DataFrame] = []
     embeddings: dict[str, list[np.ndarray]] = {column.name: [] for column in columns}
-    hq = np.empty((0, 0))
     for column, sample in track(jobs, "evaluate: measure", total=len(jobs), unit="set"):
         restored = column.samples[sample]
-        seen, hq_seen = read_faces(restored, references, reward)
-        hq = hq_seen.embeddings
-        embeddings[column.name].append(seen.embeddings)
-        values = {
-            **_pixel_values(restored, pairs, reference),
-            "lpips": perceptual[column.name][sample],
-            **_face_values(seen, hq_seen),
-            **_reward_values(restored, references, reward),
-            "sample_spread": sample_spread(column.samples),
-            "sample_entropy": sample_entropy(column.samples),
-        }
-        key = {"column": column.name, "id": pairs.ids, "sample": sample, **_drawn(pairs)}
-        frames.append(pd.DataFrame({**key, **values}))
-    stacked = {name: np.stack(found) for name, found in embeddings.items()}
-    return Measurements(pd.concat(frames, ignore_index=True), stacked, hq)
+        if (key := sha256(restored.tobytes()).digest()) not in measured:
+            measured[key] = _measure_set(restored, known, reward)
+        found = measured[key]
+        embeddings[column.name].append(found.embeddings)
+        names = {"column": column.name, "id": pairs.ids, "sample": sample, **_drawn(pairs)}
+        values = {**found.metrics, "lpips": perceptual[column.name][sample], **spreads[column.name]}
+        frames.append(pd.DataFrame({**names, **values}))
+    stacked = {name: np.stack(rows) for name, rows in embeddings.items()}
+    return Measurements(pd.concat(frames, ignore_index=True), stacked, found.hq_embeddings)
+
+
+def _known(pairs: PairSet) -> Known:
+    references = References(to_tensor(pairs.lq[:, 0]), to_tensor(pairs.hq), pairs.captions, pairs.landmarks, pairs.ids)
+    return Known(pairs, references, [high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
+
+
+def _spread_values(column: Column) -> dict[str, np.ndarray]:
+    return {"sample_spread": sample_spread(column.samples), "sample_entropy": sample_entropy(column.samples)}
+
+
+def _measure_set(restored: np.ndarray, known: Known, reward: CompositeReward) -> SetValues:
+    with ThreadPoolExecutor(1) as other:  # waits for the processes that analyse faces, while pixels are compared here
+        faces = other.submit(read_faces, restored, known.references, reward)
+        pixels = _pixel_values(restored, known)
+        seen, hq = faces.result()
+    others = {**_face_values(seen, hq), **_reward_values(restored, known.references, reward)}
+    return SetValues(seen.embeddings, hq.embeddings, {**pixels, **others})
 
 
 def _drawn(pairs: PairSet) -> dict[str, list[str]]:
@@ -86,15 +114,15 @@ def _drawn(pairs: PairSet) -> dict[str, list[str]]:
     return {"recipe": [record.recipe for record in first], "severity": [record.severity for record in first]}
 
 
-def _pixel_values(restored: np.ndarray, pairs: PairSet, reference: HqFeatures) -> dict[str, list[float]]:
-    both = list(zip(restored, pairs.hq, strict=True))
-    frozen = zip(restored, pairs.records, pairs.lq[:, 0], strict=True)
+def _pixel_values(restored: np.ndarray, known: Known) -> dict[str, list[float]]:
+    both = list(zip(restored, known.pairs.hq, strict=True))
+    frozen = zip(restored, known.pairs.records, known.pairs.lq[:, 0], strict=True)
     return {
         "psnr": [psnr(a, b) for a, b in both],
         "ssim": [ssim(a, b) for a, b in both],
         "ms_ssim": [ms_ssim(a, b) for a, b in both],
-        "sharpness": [sharpness(image, energy) for image, energy in zip(restored, reference.energies, strict=True)],
-        "niqe": [niqe(image, reference.natural) for image in restored],
+        "sharpness": [sharpness(image, energy) for image, energy in zip(restored, known.energies, strict=True)],
+        "niqe": [niqe(image, known.natural) for image in restored],
         "lq_consistency": [_consistency(image, records[0], lq) for image, records, lq in frozen],
     }
 

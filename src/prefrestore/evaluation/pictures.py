@@ -16,7 +16,7 @@ from prefrestore.evaluation.metrics import METRICS
 from prefrestore.evaluation.table import CANDIDATE, LABELS, values_of
 
 GRID_COLUMNS = ("lq", "baseline", "base", "policy", "champion")
-CASE_METRICS = ("identity_similarity", "landmark_distance", "psnr")
+CASE_METRICS = ("identity_similarity", "landmark_distance", "lpips", "ms_ssim", "psnr", "lq_consistency", "niqe")
 LARGEST_PNG = 128
 NUM_SLIDERS = 4
 NUM_MAPS = 4
@@ -91,7 +91,7 @@ def candidate_of(found: Assessment) -> Column:
 
 
 def cases(found: Assessment) -> dict[str, list[Case]]:
-    """Return the aligned model's best, median and worst face by each of a few metrics."""
+    """Return the aligned model's best, median and worst face by each metric that looks at one face."""
     picked = {name: _cases_of(found, name) for name in CASE_METRICS}
     return {name: rows for name, rows in picked.items() if rows}
 

@@ -30,7 +30,11 @@ CURVES_OPEN = ("reward", "loss", "accuracy")
 """Curves whose title has one of these words are shown at once, the others behind a click."""
 UNRANKED = ("sharpness",)
 """No best column is marked: above 1 there is more fine detail than HQ has, which is noise."""
-UNMEASURED: Mapping[str, str] = {"lpips": "no weights are named (evaluate.lpips_weights)"}
+UNMEASURED: Mapping[str, str] = {
+    "lpips": "no weights are named (evaluate.lpips_weights)",
+    "test_judge": "the reward comes without a test judge",
+    "lq_consistency": "nobody recorded how the LQ were made",
+}
 """Why a metric has no value in any column, where it is not the faces' fault."""
 
 
@@ -127,13 +131,13 @@ def render(found: Assessment, origin: Origin, faces_shown: int) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """Return a number with its sign, a true minus."""
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
+    """Return a number with its sign, a true minus; zero, as rounded, has none."""
+    return f"{value:{'+' if round(value, digits) else 'z'}.{digits}f}".replace("-", "\u2212")
 
 
 def plain_number(value: float, digits: int) -> str:
     """Return a number, a true minus before a negative one; a dash for none."""
-    return f"{value:.{digits}f}".replace("-", "\u2212") if math.isfinite(value) else "\u2013"
+    return f"{value:z.{digits}f}".replace("-", "\u2212") if math.isfinite(value) else "\u2013"
 
 
 def metric_rows(summary: Mapping[str, Mapping[str, Estimate]]) -> list[Row]:

@@ -45,20 +45,23 @@ class Lpips(nn.Module):
         super().__init__()
         ends = [width for width, depth in zip(WIDTHS, DEPTHS, strict=True) for _ in range(depth)]
         sizes = zip([3, *ends[:-1]], ends, strict=True)
-        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in sizes)
+        self.convolutions = nn.ModuleList(_convolution(before, after) for before, after in sizes)
         self.heads = nn.ParameterList(torch.full((width,), 1 / width) for width in WIDTHS)
         self.register_buffer("shift", torch.tensor(_SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(_SCALE)[:, None, None], persistent=False)
 
     def features(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the five feature maps [N, C, h, w] of images [N, 3, H, W] in [0, 1], each at half the side before."""
-        hidden = (2 * images - 1 - self.shift) / self.scale
+        """Yield the five maps of images [N, 3, H, W] in [0, 1], each at half the side before, as rows [N, h * w, C].
+
+        A row holds the channels of one place, scaled to length 1.
+        """
+        hidden = ((2 * images - 1 - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
         layers = iter(self.convolutions)
         for block, depth in enumerate(DEPTHS):
             hidden = functional.max_pool2d(hidden, 2) if block else hidden
             for _ in range(depth):
                 hidden = functional.relu(next(layers)(hidden))
-            yield hidden
+            yield _unit(hidden.permute(0, 2, 3, 1).flatten(1, 2))
 
     def forward(self, restored: Tensor, hq: Tensor) -> Tensor:
         """Return the distance [N] of images [N, 3, H, W] in [0, 1] (eq. 1); 0 for equal ones, gradients flow.
@@ -72,16 +75,20 @@ class Lpips(nn.Module):
 
     def distance(self, first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
         """Return the distance [N] of two images' :meth:`features`, so that one side can be computed once."""
-        terms = [
-            torch.einsum("nchw,c->nhw", (_unit(a) - _unit(b)).square(), head).mean((1, 2))
-            for head, a, b in zip(self.heads, first, second, strict=True)
-        ]
+        terms = [((a - b).square() @ head).mean(1) for head, a, b in zip(self.heads, first, second, strict=True)]
         return torch.stack(terms).sum(0)
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Scale each place's channels to length 1."""
-    return features / (features.norm(dim=1, keepdim=True) + 1e-10)
+def _convolution(before: int, after: int) -> nn.Conv2d:
+    """Return a 3 x 3 convolution whose channels lie together in memory, as those of the pictures do: it is faster."""
+    made = nn.Conv2d(before, after, 3, padding=1)
+    made.weight = nn.Parameter(made.weight.detach().contiguous(memory_format=torch.channels_last))
+    return made
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Scale each row [..., C] to length 1."""
+    return rows / (torch.linalg.vector_norm(rows, dim=-1, keepdim=True) + 1e-10)
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class LpipsReward:
         return -self._network.distance(self._network.features(restored), self._hq_features(references.hq))
 
     def _hq_features(self, hq: Tensor) -> list[Tensor]:
-        """Return the feature maps [N, C, h, w] of each block, computed once per HQ image."""
+        """Return the rows [N, h * w, C] of each block, computed once per HQ image."""
         assert self._network is not None
         keys = [image.contiguous().cpu().numpy().tobytes() for image in hq]
         new = {key: row for row, key in enumerate(keys) if key not in self._hq}
