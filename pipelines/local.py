@@ -1,7 +1,7 @@
 """Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
 
 The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
-runs: a private seam, so kfp is pinned and ``tests/contracts/test_kfp_seam.py`` holds what is relied upon.
+runs: a private seam, so kfp is pinned and ``tests/contracts/test_pipelines.py`` holds what is relied upon.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(package: Path, arguments: Mapping[str, str], runner: Runner, root: Path,
     for path in (root, project):
         if runner == "local" and "python3" in str(path):
             raise UserError(f"{path}: kfp's process runner cannot work in a folder with python3 in its name: move it")
-    with _surroundings(runner, project), warnings.catch_warnings():
+    with _surroundings(runner), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         local.init(_runner(runner, project), str(root), enable_caching=cache)
         pipeline = components.load_component_from_text(filled(package.read_text(encoding="utf-8"), arguments))
@@ -69,26 +69,19 @@ def _runner(runner: Runner, project: Path) -> Any:
     environment = {"PREFRESTORE_CHECKPOINTS": str(project / ".checkpoints"), "HOME": "/tmp"}
     passed = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "PREFRESTORE_WEBHOOK")
     environment |= {name: value for name, value in os.environ.items() if name.startswith(passed)}
-    # A person's own rights on the mounted folder; root's run keeps the image's user.
-    user = {"user": f"{os.getuid()}:{os.getgid()}"} if os.getuid() else {}
-    return local.DockerRunner(mounts=[mount], working_dir=str(project), environment=environment, **user)
+    # The steps write into the person's folder, so they have the person's rights and not those of the image's user.
+    user = f"{os.getuid()}:{os.getgid()}"
+    return local.DockerRunner(mounts=[mount], working_dir=str(project), environment=environment, user=user)
 
 
 @contextmanager
-def _surroundings(runner: Runner, project: Path) -> Iterator[None]:
+def _surroundings(runner: Runner) -> Iterator[None]:
     if runner == "local":
         with _container_components_allowed():
             yield
         return
     with _engine():
-        # The image's user, another one than root, must be able to write into folders that kfp makes.
-        before = None if os.getuid() else os.umask(0)
-        (project / ".checkpoints").mkdir(exist_ok=True)
-        try:
-            yield
-        finally:
-            if before is not None:
-                os.umask(before)
+        yield
 
 
 @contextmanager
