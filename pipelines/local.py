@@ -71,7 +71,8 @@ def _runner(runner: Runner, project: Path) -> Any:
     environment |= {name: value for name, value in os.environ.items() if name.startswith(passed)}
     # The steps write into the person's folder, so they have the person's rights and not those of the image's user.
     user = f"{os.getuid()}:{os.getgid()}"
-    return local.DockerRunner(mounts=[mount], working_dir=str(project), environment=environment, user=user)
+    place = {"mounts": [mount], "working_dir": str(project), "network_mode": "host"}
+    return local.DockerRunner(environment=environment, user=user, **place)
 
 
 @contextmanager
