@@ -1,6 +1,6 @@
 """Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
 
-The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
+Containers are run by a function of our own in place of kfp's. The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
 runs: a private seam, so kfp is pinned and ``tests/contracts/test_pipelines.py`` holds what is relied upon.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kfp import components, local
+from kfp.local import docker_task_handler
 from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
 from prefrestore.errors import UserError
@@ -81,8 +82,29 @@ def _surroundings(runner: Runner) -> Iterator[None]:
         with _container_components_allowed():
             yield
         return
-    with _engine():
-        yield
+    before = docker_task_handler.run_docker_container
+    docker_task_handler.run_docker_container = run_container
+    try:
+        with _engine():
+            yield
+    finally:
+        docker_task_handler.run_docker_container = before
+
+
+def run_container(client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **options: Any) -> int:
+    """Run a container to its end, show its lines and return its exit code.
+
+    kfp's own lets the engine remove the container when it ends, and then asks for its lines and its code: Podman answers
+    that with an error if the step was quick.
+    """
+    print(f"in image {image}", flush=True)
+    container = client.containers.run(image=image, command=command, volumes=volumes, detach=True, **options)
+    try:
+        for line in container.logs(stream=True):
+            print(line.decode(errors="replace"), end="")
+        return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True)
 
 
 @contextmanager

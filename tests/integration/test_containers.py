@@ -62,10 +62,10 @@ def _kill_in_training(engine: containers.Engine, process: subprocess.Popen[bytes
 
 
 def _executed(log: str) -> dict[str, list[str]]:
-    """Return the images in which kfp executed each task, in order."""
+    """Return the images in which each task was executed, in order."""
     plain = re.sub(r"\x1b\[\d+m", "", log)
     found: dict[str, list[str]] = {}
-    for task, image in re.findall(r"Executing task '([\w-]+)'.*?Found image '([^']+)'", plain, re.DOTALL):
+    for task, image in re.findall(r"Executing task '([\w-]+)'.*?in image (\S+)", plain, re.DOTALL):
         found.setdefault(task.replace("-", "_"), []).append(image)
     return found
 
@@ -98,7 +98,6 @@ def test_realign_in_containers_gives_the_metrics_of_dvc_repro(
     assert {name: set(ran[name]) for name in REALIGNED} == {
         name: {IMAGES[resources.STEPS[name].image]} for name in REALIGNED
     }
-    assert len(ran["align"]) == 1 or "resumes at" in log
     assert "resumes at" in log
     (root,) = (finished / "runs").glob("prefrestore-realign-*")
     for name in REALIGNED:
