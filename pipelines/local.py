@@ -1,7 +1,8 @@
 """Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
 
-Containers are run by a function of our own in place of kfp's. The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
-runs: a private seam, so kfp is pinned and ``tests/contracts/test_pipelines.py`` holds what is relied upon.
+The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
+runs, and so is the function that runs a container: private seams, so kfp is pinned and
+``tests/contracts/test_pipelines.py`` holds what is relied upon.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def _surroundings(runner: Runner) -> Iterator[None]:
 def run_container(client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **options: Any) -> int:
     """Run a container to its end, show its lines and return its exit code.
 
-    kfp's own lets the engine remove the container when it ends, and then asks for its lines and its code: Podman answers
-    that with an error if the step was quick.
+    kfp's own lets the engine remove the container when it ends, and then asks for its lines and its code: Podman
+    answers that with an error if the step was quick.
     """
     print(f"in image {image}", flush=True)
     container = client.containers.run(image=image, command=command, volumes=volumes, detach=True, **options)
