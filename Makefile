@@ -9,10 +9,10 @@ export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock bench images airflow clean
+.PHONY: help setup run test test-containers check format lock bench images airflow clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 # Re-done only when the lock, or the package's own description, changes.
 .venv/locked: requirements/dev.lock
@@ -42,8 +42,11 @@ run: setup ## run the whole graph; DATA=folder of images, PRESET=name of a file 
 	@dvc repro
 	@prefrestore report
 
-test: setup .venv-airflow/installed ## run all tests; TESTS=path for some
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup $(TESTS)
+test: setup .venv-airflow/installed ## run all tests but those in containers; TESTS=path for some
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --ignore=tests/integration/test_containers.py $(TESTS)
+
+test-containers: setup ## run a pipeline in images built from docker/ (root, podman, runc, debootstrap)
+	pytest tests/integration/test_containers.py
 
 check: setup ## format, lint, types, import rules, configuration, dvc.yaml
 	ruff format --check .

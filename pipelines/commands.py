@@ -38,6 +38,7 @@ def _server(command: C) -> C:
         click.option("--host", required=True, help="address of Kubeflow Pipelines; token in $KFP_TOKEN"),
         click.option("--namespace", default="kubeflow", show_default=True, help="namespace of the run"),
         click.option("--experiment", default="pref-restore", show_default=True, help="experiment of the run"),
+        click.option("--account", help="service account of the pods, such as prefrestore-runner of deploy/"),
     ]
     for option in reversed(options):
         command = option(command)
@@ -90,6 +91,7 @@ def submit(  # noqa: PLR0913  one argument per option
     host: str,
     namespace: str,
     experiment: str,
+    account: str | None,
     name: str | None,
     wait: float | None,
     cache: bool,
@@ -99,7 +101,7 @@ def submit(  # noqa: PLR0913  one argument per option
     from pipelines import remote
 
     package = _package(pipeline)
-    server = Server(host, namespace, experiment)
+    server = Server(host, namespace, experiment, account)
     number = remote.submit(
         server, package, _arguments(package, params, config), name or f"prefrestore {package.stem}", cache=cache
     )
@@ -120,15 +122,16 @@ def schedule(  # noqa: PLR0913  one argument per option
     host: str,
     namespace: str,
     experiment: str,
+    account: str | None,
     cron: str,
     name: str | None,
 ) -> None:
-    """Let PIPELINE run on a cluster by the clock."""
+    """Let PIPELINE run on a cluster by the clock, in place of the schedule that had this name."""
     _needs_kfp()
     from pipelines import remote
 
     package = _package(pipeline)
-    server = Server(host, namespace, experiment)
+    server = Server(host, namespace, experiment, account)
     arguments = _arguments(package, params, config)
     click.echo(remote.schedule(server, package, arguments, name or f"prefrestore-{package.stem}", cron))
 

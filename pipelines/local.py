@@ -1,7 +1,8 @@
 """Running a compiled package without a cluster, by kfp's own local runner: in containers, or in processes.
 
 The process runner of kfp takes no container components. The refusal is one method, which is replaced while a package
-runs: a private seam, so kfp is pinned and ``tests/contracts/test_kfp_seam.py`` holds what is relied upon.
+runs, and so is the function that runs a container: private seams, so kfp is pinned and
+``tests/contracts/test_pipelines.py`` holds what is relied upon.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kfp import components, local
+from kfp.local import docker_task_handler
 from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
 from prefrestore.errors import UserError
@@ -41,7 +43,7 @@ def run(package: Path, arguments: Mapping[str, str], runner: Runner, root: Path,
     for path in (root, project):
         if runner == "local" and "python3" in str(path):
             raise UserError(f"{path}: kfp's process runner cannot work in a folder with python3 in its name: move it")
-    with _surroundings(runner, project), warnings.catch_warnings():
+    with _surroundings(runner), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         local.init(_runner(runner, project), str(root), enable_caching=cache)
         pipeline = components.load_component_from_text(filled(package.read_text(encoding="utf-8"), arguments))
@@ -69,26 +71,41 @@ def _runner(runner: Runner, project: Path) -> Any:
     environment = {"PREFRESTORE_CHECKPOINTS": str(project / ".checkpoints"), "HOME": "/tmp"}
     passed = ("AWS_", "MLFLOW_", "OMP_NUM_THREADS", "PREFRESTORE_WEBHOOK")
     environment |= {name: value for name, value in os.environ.items() if name.startswith(passed)}
-    # A person's own rights on the mounted folder; root's run keeps the image's user.
-    user = {"user": f"{os.getuid()}:{os.getgid()}"} if os.getuid() else {}
-    return local.DockerRunner(mounts=[mount], working_dir=str(project), environment=environment, **user)
+    # The steps write into the person's folder, so they have the person's rights and not those of the image's user.
+    user = f"{os.getuid()}:{os.getgid()}"
+    place = {"mounts": [mount], "working_dir": str(project), "network_mode": "host"}
+    return local.DockerRunner(environment=environment, user=user, **place)
 
 
 @contextmanager
-def _surroundings(runner: Runner, project: Path) -> Iterator[None]:
+def _surroundings(runner: Runner) -> Iterator[None]:
     if runner == "local":
         with _container_components_allowed():
             yield
         return
-    with _engine():
-        # The image's user, another one than root, must be able to write into folders that kfp makes.
-        before = None if os.getuid() else os.umask(0)
-        (project / ".checkpoints").mkdir(exist_ok=True)
-        try:
+    before = docker_task_handler.run_docker_container
+    docker_task_handler.run_docker_container = run_container
+    try:
+        with _engine():
             yield
-        finally:
-            if before is not None:
-                os.umask(before)
+    finally:
+        docker_task_handler.run_docker_container = before
+
+
+def run_container(client: Any, image: str, command: list[str], volumes: Mapping[str, Any], **options: Any) -> int:
+    """Run a container to its end, show its lines and return its exit code.
+
+    kfp's own lets the engine remove the container when it ends, and then asks for its lines and its code: Podman
+    answers that with an error if the step was quick.
+    """
+    print(f"in image {image}", flush=True)
+    container = client.containers.run(image=image, command=command, volumes=volumes, detach=True, **options)
+    try:
+        for line in container.logs(stream=True):
+            print(line.decode(errors="replace"), end="")
+        return int(container.wait()["StatusCode"])
+    finally:
+        container.remove(force=True)
 
 
 @contextmanager

@@ -105,11 +105,20 @@ def replacing(target: Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be written ({error.strerror}): choose another place") from None
     try:
         yield temporary
+        _share(temporary)
         if target.exists():
             shutil.rmtree(target)
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give files the rights of their folder: safetensors writes for the owner alone, and pods have other users."""
+    rights = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(rights)
 
 
 def _remove_leftovers(target: Path) -> None:

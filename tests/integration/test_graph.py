@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,49 +20,17 @@ import yaml
 
 from prefrestore import artifacts, configfile
 from prefrestore.stage import ARTIFACTS, STAGES
+from support import graph as graphs
 
 # One worker of pytest-xdist takes all of this file, so that the graph is made once.
 pytestmark = pytest.mark.xdist_group("graph")
 
-COPIED = ("src", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore", "presets")
 TRAINING_BEFORE_KILL = 5.0
 """Seconds of training after which a trainer is killed."""
 
 
-def _copy(repository: Path, folder: Path) -> Path:
-    """Copy the project with the smoke preset as its active configuration."""
-    for name in COPIED:
-        source, target = repository / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    shutil.copy(repository / "presets" / "smoke.yaml", folder / "params.yaml")
-    _run(folder, "git", "init", "--quiet")
-    _run(folder, "prefrestore", "pipeline", "dvc", "--write")
-    return folder
-
-
-def _run(folder: Path, *command: str) -> str:
-    """Run a command of the environment and return what it printed; a failure fails the test with its messages."""
-    done = subprocess.run(command, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Let programs of the environment run the copy's code."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder / "src")}
-
-
-def _stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
-
-
 def _status(folder: Path) -> set[str]:
-    return set(json.loads(_run(folder, "dvc", "status", "--json")))
+    return set(json.loads(graphs.run(folder, "dvc", "status", "--json")))
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -82,20 +48,6 @@ def _descendants(name: str) -> set[str]:
             found.add(row.name)
             made |= set(row.outputs)
     return found
-
-
-@pytest.fixture(scope="session")
-def graph(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which the whole graph has run."""
-    folder = _copy(repository, tmp_path_factory.mktemp("graph") / "project")
-    assert _stages_run(_run(folder, "dvc", "repro")) == list(STAGES)
-    return folder
-
-
-@pytest.fixture
-def finished(graph: Path, tmp_path: Path) -> Path:
-    """A copy of the finished graph that a test may change."""
-    return Path(shutil.copytree(graph, tmp_path / "project", symlinks=True))
 
 
 def test_every_artifact_is_finished_and_says_where_it_comes_from(graph: Path) -> None:
@@ -137,7 +89,7 @@ def test_report_is_one_file_without_outside_parts(graph: Path) -> None:
 
 
 def test_summary_names_the_metrics_and_the_report(graph: Path) -> None:
-    text = _run(graph, "prefrestore", "report")
+    text = graphs.run(graph, "prefrestore", "report")
     for word in ("PSNR", "Identity", "verdict:", "release:", str(graph / "report.html")):
         assert word in text
     page = (graph / "report.html").read_text(encoding="utf-8")
@@ -147,7 +99,7 @@ def test_summary_names_the_metrics_and_the_report(graph: Path) -> None:
 
 
 def test_dvc_draws_every_plot(graph: Path) -> None:
-    drawn = json.loads(_run(graph, "dvc", "plots", "show", "--json"))
+    drawn = json.loads(graphs.run(graph, "dvc", "plots", "show", "--json"))
     assert "errors" not in drawn
     declared = yaml.safe_load((graph / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
     assert len(drawn["data"]) == len(declared) == 7
@@ -155,8 +107,8 @@ def test_dvc_draws_every_plot(graph: Path) -> None:
 
 
 def test_second_run_does_nothing(graph: Path) -> None:
-    output = _run(graph, "dvc", "repro")
-    assert _stages_run(output) == []
+    output = graphs.run(graph, "dvc", "repro")
+    assert graphs.stages_run(output) == []
     assert _status(graph) == set()
 
 
@@ -167,11 +119,11 @@ def test_changed_kl_weight_touches_align_and_what_follows_only(finished: Path) -
     (finished / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     assert _status(finished) == {"align"}
 
-    _run(finished, "dvc", "repro", "--single-item", "align")
+    graphs.run(finished, "dvc", "repro", "--single-item", "align")
     readers = {row.name for row in STAGES.values() if "policy" in row.inputs}
     assert _status(finished) == readers
 
-    ran = set(_stages_run(_run(finished, "dvc", "repro")))
+    ran = set(graphs.stages_run(graphs.run(finished, "dvc", "repro")))
     assert readers <= ran | {"publish"}
     assert ran <= _descendants("align")
     assert _status(finished) == set()
@@ -196,9 +148,9 @@ def test_changed_images_of_a_folder_touch_ingest(finished: Path, tmp_path: Path)
     images = tmp_path / "images"
     images.mkdir()
     (images / "one.png").write_bytes(b"one")
-    _run(finished, "prefrestore", "config", "use", "--data", str(images))
+    graphs.run(finished, "prefrestore", "config", "use", "--data", str(images))
     assert "ingest" in _status(finished)
-    _run(finished, "dvc", "commit", "--force", "ingest")
+    graphs.run(finished, "dvc", "commit", "--force", "ingest")
     assert "ingest" not in _status(finished)
     (images / "two.png").write_bytes(b"two")
     assert "ingest" in _status(finished)
@@ -209,12 +161,12 @@ def test_the_number_of_workers_leaves_no_trace(finished: Path) -> None:
     values["ingest"]["workers"] = 1
     values["degrade"]["workers"] = 3
     (finished / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    assert _stages_run(_run(finished, "dvc", "repro")) == ["ingest", "degrade"]
+    assert graphs.stages_run(graphs.run(finished, "dvc", "repro")) == ["ingest", "degrade"]
 
 
 def test_two_clean_runs_give_equal_outputs(graph: Path, repository: Path, tmp_path: Path) -> None:
-    again = _copy(repository, tmp_path / "another" / "place")
-    assert _stages_run(_run(again, "dvc", "repro")) == list(STAGES)
+    again = graphs.copy(repository, tmp_path / "another" / "place")
+    assert graphs.stages_run(graphs.run(again, "dvc", "repro")) == list(STAGES)
     first, second = _hashes(graph), _hashes(again)
     assert set(first) == {artifact.path for artifact in ARTIFACTS.values()}
     assert {path for path in first if first[path] != second[path]} == set()
@@ -239,7 +191,7 @@ def _command(folder: Path, name: str, section: str, output: Path) -> list[str]:
 
 def _train(command: Sequence[str], folder: Path, checkpoints: Path) -> str:
     """Run a stage to its end and return its log."""
-    environment = {**_environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
+    environment = {**graphs.environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return done.stderr
@@ -248,7 +200,7 @@ def _train(command: Sequence[str], folder: Path, checkpoints: Path) -> str:
 def _kill_in_training(command: Sequence[str], folder: Path, checkpoints: Path) -> None:
     """Start a stage and kill it some seconds after it wrote its first new checkpoint."""
     before = set(checkpoints.rglob("step-*/state.json"))
-    environment = {**_environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
+    environment = {**graphs.environment(folder), "PREFRESTORE_CHECKPOINTS": str(checkpoints)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not set(checkpoints.rglob("step-*/state.json")) - before:
             time.sleep(0.05)
