@@ -77,9 +77,10 @@ class TrainRewardConfig(Section):
     backbone: str | None = Field(
         description="folder or hub id of a CLIP or SigLIP model to look through, frozen; null: networks from scratch"
     )
+    patch: Positive = Field(description="side of the pixel blocks folded into channels before the first level")
     width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
     levels: Positive = Field(
-        description="resolutions looked at, from half the image size down; with a backbone depths, evenly spaced"
+        description="resolutions looked at, from 1/patch of the image size down; with a backbone: depths"
     )
     members: Positive = Field(description="networks in the ensemble")
     steps: Positive

@@ -133,7 +133,8 @@ def new_network(config: TrainRewardConfig) -> PreferenceNetwork:
     backbone = None if config.backbone is None else load_backbone(config.backbone).config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.seed, "weights"))
-        return PreferenceNetwork(NetworkConfig(config.width, config.levels, config.members, TEXT_SIZE, backbone))
+        sizes = NetworkConfig(config.width, config.levels, config.members, TEXT_SIZE, backbone, config.patch)
+        return PreferenceNetwork(sizes)
 
 
 def write_trained(network: PreferenceNetwork, history: History, folder: Path) -> None:

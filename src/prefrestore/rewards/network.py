@@ -32,10 +32,11 @@ class NetworkConfig:
 
     Attributes:
         width: channels of the first level; doubles per level. On a backbone: of every level.
-        levels: resolutions looked at, the first at half the image's size. On a backbone: depths, evenly spaced.
+        levels: resolutions looked at, the first at ``1 / patch`` of the image's size. On a backbone: depths.
         members: independent networks whose mean is the score and whose spread is the uncertainty.
         text_size: numbers a text is embedded in.
         backbone: the frozen model that the members look through, or None.
+        patch: side of the pixel blocks that are folded into channels before the first level.
     """
 
     width: int
@@ -43,6 +44,7 @@ class NetworkConfig:
     members: int
     text_size: int
     backbone: BackboneConfig | None = None
+    patch: int = 2
 
     @property
     def depths(self) -> list[int]:
@@ -73,7 +75,7 @@ class ConvolutionalMember(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         widths = [config.width * 2**level for level in range(config.levels)]
-        self.stem = nn.Conv2d(9 * 4, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(9 * config.patch**2, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairs)
@@ -81,7 +83,7 @@ class ConvolutionalMember(nn.Module):
         self.head = _head(2 * sum(widths) + config.text_size, widths[-1])
 
     def forward(self, images: Tensor, words: tuple[Tensor, Tensor], owner: Tensor) -> Tensor:
-        """Return logits [N] of stacked images [N, 36, H / 2, W / 2] whose texts are rows ``owner`` [N] of ``words``."""
+        """Return logits [N] of stacked images [N, 9 patch^2, h, w]; their texts are rows ``owner`` [N] of ``words``."""
         features = self.stem(images)
         pooled = []
         for level, block in enumerate(self.blocks):
@@ -169,15 +171,15 @@ class PreferenceNetwork(nn.Module):
             own = self._backbone.tokens(candidate, self.config.depths)
             told = self._backbone.texts(texts)[owner]
             return torch.stack([member(seen, own, told) for member in self.members])
-        images = _stack(lq[owner], candidate)
+        images = _stack(lq[owner], candidate, self.config.patch)
         words = hash_words(texts, lq.device)
         return torch.stack([member(images, words, owner) for member in self.members])
 
 
-def _stack(lq: Tensor, candidate: Tensor) -> Tensor:
-    """Return both images and what changed [N, 36, H / 2, W / 2], about unit scale."""
+def _stack(lq: Tensor, candidate: Tensor, patch: int) -> Tensor:
+    """Return both images and what changed [N, 9 patch^2, H / patch, W / patch], about unit scale."""
     stacked = torch.cat([2 * lq - 1, 2 * candidate - 1, 4 * (candidate - lq)], dim=1)
-    return functional.pixel_unshuffle(stacked, 2)
+    return functional.pixel_unshuffle(stacked, patch)
 
 
 def hash_words(texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
