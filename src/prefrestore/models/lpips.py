@@ -72,8 +72,16 @@ class Lpips(nn.Module):
 
     def distance(self, first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
         """Return the distance [N] of two images' :meth:`features`, so that one side can be computed once."""
+        return self.distance_of_units(map(_unit, first), map(_unit, second))
+
+    def units(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield :meth:`features`, each place's channels scaled to length 1: all that a distance needs of an image."""
+        return map(_unit, self.features(images))
+
+    def distance_of_units(self, first: Iterable[Tensor], second: Iterable[Tensor]) -> Tensor:
+        """Return the distance [N] of two images' :meth:`units`."""
         terms = [
-            torch.einsum("nchw,c->nhw", (_unit(a) - _unit(b)).square(), head).mean((1, 2))
+            torch.einsum("nchw,c->n", (a - b).square(), head) / (a.shape[2] * a.shape[3])
             for head, a, b in zip(self.heads, first, second, strict=True)
         ]
         return torch.stack(terms).sum(0)
