@@ -33,7 +33,7 @@ from prefrestore.reward_model.dataset import (
 )
 from prefrestore.reward_model.measure import measure_reward
 from prefrestore.reward_model.roles import REWARD, split_by_role
-from prefrestore.reward_model.trainer import RewardTrainer, make_batch
+from prefrestore.reward_model.trainer import make_batch, train_network
 from prefrestore.runtime import seeding
 from prefrestore.runtime.checkpoint import Checkpoints
 
@@ -70,11 +70,9 @@ def load(folders: Mapping[str, Path], config: TrainRewardConfig) -> Data:
 def train_on(data: Data, count: int, config: TrainRewardConfig) -> dict[str, Any]:
     """Train on ``count`` random pairs and return the held-out figures."""
     chosen = seeding.rng(config.seed, "subset").permutation(len(data.training))[:count]
-    trainer = RewardTrainer(
-        config, partial(make_batch, data.candidates, data.scene, data.training.take(chosen), config)
-    )
-    trainer.train(Checkpoints(f"reward_learning-{count}", config, data.inputs))
-    figures = measure_reward(trainer.network, data.candidates, data.scene, data.held_out, data.qualities, config.seed)
+    make = partial(make_batch, data.candidates, data.scene, data.training.take(chosen), config)
+    network, _ = train_network(config, make, Checkpoints(f"reward_learning-{count}", config, data.inputs))
+    figures = measure_reward(network, data.candidates, data.scene, data.held_out, data.qualities, config.seed)
     return {"pairs": count, "seed": config.seed, **figures}
 
 

@@ -83,6 +83,24 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of an artifact is read into one line.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another kind.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing: run the stage that writes {path.parent.name} again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: is damaged or of another kind ({reason:.120}): run the stage that writes {path.parent.name} again"
+        ) from None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into an artifact folder."""
     write_json(folder / MANIFEST, asdict(manifest))

@@ -120,7 +120,7 @@ STAGES: Mapping[str, Stage] = {
             ("reward",),
             "gpu",
             "learn the reward from preferences",
-            ("lpips_weights",),
+            ("lpips_weights", "backbone"),
         ),
         Stage("align", config.AlignConfig, ("pairs", "base", "reward"), ("policy",), "gpu", "align by DiffusionNFT"),
         Stage("fetch_champion", config.FetchChampionConfig, (), ("champion",), "cpu", "fetch the pinned champion"),

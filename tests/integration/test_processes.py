@@ -8,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from prefrestore import artifacts
+from prefrestore.data.pairs import load_pairs
+from prefrestore.reward_model.candidates import Origin, make_candidate, write_candidates
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 QUIET = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
@@ -46,7 +51,7 @@ def workspace(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {
-        f"{path.parent.name}.{name}": value
+        f"{path.parent.relative_to(folder)}.{name}": value
         for path in sorted(folder.rglob("*.safetensors"))
         for name, value in load_file(path).items()
     }
@@ -114,3 +119,37 @@ def test_a_batch_that_does_not_divide_is_one_clear_line(workspace: tuple[Path, d
     assert "cannot be cut into 3 equal parts" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder / "three").exists()
+
+
+@pytest.fixture(scope="module")
+def judged(workspace: tuple[Path, dict], repository: Path) -> tuple[Path, dict]:
+    """Candidates that differ in blur, simulated judgements on them, and the section ``train_reward``, few steps."""
+    folder, _ = workspace
+    config = yaml.safe_load((repository / "presets" / "smoke.yaml").read_text(encoding="utf-8"))
+    pairs = load_pairs(folder / "pairs", "train")
+    with artifacts.replacing(folder / "candidates") as target:
+        rows = [
+            make_candidate(face, 0, cv2.GaussianBlur(hq, (0, 0), blur), Origin(number, 4, "base"))
+            for face, hq in zip(pairs.ids, pairs.hq, strict=True)
+            for number, blur in enumerate((0.4, 1.0, 2.0))
+        ]
+        write_candidates(target, rows)
+        artifacts.write_manifest(target, artifacts.Manifest("candidates", "sample_candidates", {}, {}))
+    ports = ("--candidates=candidates", "--pairs=pairs", "--preferences=preferences")
+    run(folder, (), "collect_preferences", config["collect_preferences"], *ports)
+    # without a face reward, whose processes would take most of the time
+    weights = {"preference": 1.0, "structure": 0.5}
+    return folder, config["train_reward"] | {"steps": 6, "checkpoint_every": 2, "weights": weights}
+
+
+def test_the_reward_of_two_processes_is_that_of_one_with_doubled_accumulation(judged: tuple[Path, dict]) -> None:
+    folder, section = judged
+    ports = ("--pairs=pairs", "--candidates=candidates", "--preferences=preferences")
+    run(folder, (), "train_reward", section | {"accumulation": 2}, *ports, "--reward=reward-one")
+    log = run(folder, (*LAUNCH, *QUIET), "train_reward", section, *ports, "--reward=reward-two")
+    one, two = weights(folder / "reward-one"), weights(folder / "reward-two")
+    assert one.keys() == two.keys()
+    assert any(name.startswith("validation.") for name in one)
+    trained = [name for name in one if not name.endswith(("temperature", "offset"))]
+    assert max((one[name] - two[name]).abs().max().item() for name in trained) <= TOLERANCE
+    assert log.count("train_reward (reward): 6/6 step") == 1

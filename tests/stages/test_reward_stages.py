@@ -390,3 +390,87 @@ def test_alignment_and_reward_do_without_the_test_judge(root: Path, reward: Path
     with load_reward(copy, judge="test") as nobody, load_reward(reward) as silent:
         assert nobody.judge is None
         assert silent.judge is None
+
+
+def copy_of(root: Path, tmp_path: Path, name: str) -> Path:
+    """A root whose artifact ``name`` may be spoilt."""
+    copy = tmp_path / "root"
+    copy.mkdir()
+    for port in ("pairs", "candidates", "preferences"):
+        if port == name:
+            shutil.copytree(root / port, copy / port)
+        else:
+            (copy / port).symlink_to(root / port)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("artifact", "name", "content", "message"),
+    [
+        ("preferences", "roles.json", None, "roles.json: is missing: run the stage that writes preferences"),
+        ("preferences", "roles.json", b"{", "roles.json: is damaged"),
+        ("preferences", "roles.json", b"7", "roles.json: is damaged"),
+        ("preferences", "roles.json", b'{"face": "jury"}', "no judge is called 'jury'"),
+        ("preferences", "preferences.parquet", None, "preferences.parquet: is missing"),
+        ("preferences", "preferences.parquet", b"PAR1", "preferences.parquet: is damaged or of another kind"),
+        ("preferences", "qualities.parquet", b"", "qualities.parquet: is damaged"),
+        ("preferences", "imported.parquet", b"nothing", "imported.parquet: is damaged"),
+        ("candidates", "candidates.parquet", None, "candidates.parquet: is missing"),
+        ("candidates", "candidates.parquet", b"PAR1PAR1", "candidates.parquet: is damaged"),
+    ],
+)
+def test_missing_and_foreign_files_are_one_line(  # noqa: PLR0913 (fixtures and the case)
+    root: Path,
+    preferences: Path,
+    training: TrainRewardConfig,
+    tmp_path: Path,
+    artifact: str,
+    name: str,
+    content: bytes | None,
+    message: str,
+) -> None:
+    assert preferences.is_dir()
+    copy = copy_of(root, tmp_path, artifact)
+    if content is None:
+        (copy / artifact / name).unlink()
+    else:
+        (copy / artifact / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        run_stage("train_reward", training, copy, tmp_path / "reward")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "reward").exists()
+
+
+def test_judgements_on_other_candidates_are_one_line(
+    root: Path, preferences: Path, training: TrainRewardConfig, tmp_path: Path
+) -> None:
+    assert preferences.is_dir()
+    copy = copy_of(root, tmp_path, "candidates")
+    table = pq.read_table(copy / "candidates" / "candidates.parquet")
+    pq.write_table(table.slice(8), copy / "candidates" / "candidates.parquet")
+    with pytest.raises(UserError, match="is not among these candidates: run collect_preferences on them"):
+        run_stage("train_reward", training, copy, tmp_path / "reward")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("composite.json", None, "holds no reward"),
+        ("composite.json", b"[]", "composite.json: is damaged"),
+        ("model.safetensors", None, "holds no reward network"),
+        ("model.safetensors", b"short", "its reward network is damaged"),
+        ("config.json", b'{"width": 8}', "its reward network is damaged"),
+        ("validation/model.safetensors", None, "validation: holds no reward network"),
+    ],
+)
+def test_a_reward_with_missing_and_foreign_files_is_one_line(
+    reward: Path, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    copy = tmp_path / "reward"
+    shutil.copytree(reward, copy)
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_reward(copy, judge="validation")

@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, CLIPTokenizerFast
 
 from prefrestore.errors import UserError
 from prefrestore.models.lpips import Lpips, save_lpips
+from prefrestore.rewards.backbone import CLIP_MEAN, CLIP_STD
 from prefrestore.rewards.base import References
-from prefrestore.rewards.clip import MEAN, STD, ClipReward
+from prefrestore.rewards.clip import ClipReward
 from prefrestore.rewards.composite import Sources, build_rewards
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.lpips import REMEMBERED, LpipsReward
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork
 from prefrestore.rewards.preference import PreferenceReward
+from tests.support.clip import save_clip
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
@@ -85,23 +86,7 @@ def test_lpips_says_nan_or_where_weights_are_missing(network: Lpips, tmp_path: P
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP of random weights with a tokenizer of a few characters."""
-    folder = tmp_path_factory.mktemp("clip")
-    characters = [*"abcdefgh", *(f"{letter}</w>" for letter in "abcdefgh"), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {text: number for number, text in enumerate(characters)}
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends = {"bos_token_id": 16, "eos_token_id": 17, "pad_token_id": 17}
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        text_config={**sizes, **ends, "vocab_size": 18, "max_position_embeddings": 12},
-        vision_config={**sizes, "image_size": 24, "patch_size": 8},
-        projection_dim=8,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    CLIPTokenizerFast(tokenizer_object=tokenizer, unk_token="<|endoftext|>", **marks).save_pretrained(folder)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_and_pick_score_are_their_formulas(clip: Path) -> None:
@@ -113,7 +98,7 @@ def test_clip_and_pick_score_are_their_formulas(clip: Path) -> None:
     model, tokenizer = CLIPModel.from_pretrained(clip).eval(), CLIPTokenizerFast.from_pretrained(clip)
     for row in (0, 2):
         sized = functional.interpolate(images[row : row + 1], (24, 24), mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = (sized - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        pixels = (sized - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
         with torch.no_grad():
             whole = model(**tokenizer([texts[row]], return_tensors="pt"), pixel_values=pixels)
         cosine = float((whole.image_embeds * whole.text_embeds).sum())

@@ -74,11 +74,18 @@ class CollectPreferencesConfig(Section):
 class TrainRewardConfig(Section):
     """Preference reward model, and the judges beside it: ensembles of networks, pairwise Bradley-Terry with ties."""
 
+    backbone: str | None = Field(
+        description="folder or hub id of a CLIP or SigLIP model to look through, frozen; null: networks from scratch"
+    )
+    patch: Positive = Field(description="side of the pixel blocks folded into channels before the first level")
     width: Annotated[int, Field(gt=0, multiple_of=4)] = Field(description="channels of the first level")
-    levels: Positive = Field(description="resolutions looked at, from half the image size down")
+    levels: Positive = Field(
+        description="resolutions looked at, from 1/patch of the image size down; with a backbone: depths"
+    )
     members: Positive = Field(description="networks in the ensemble")
     steps: Positive
-    batch_size: Positive = Field(description="pairs per step")
+    batch_size: Positive = Field(description="pairs per step, over all processes")
+    accumulation: Positive = Field(description="parts of each process's share of a batch, one after another")
     learning_rate: Rate
     weight_decay: Weight
     label_smoothing: Share | Literal["agreement"] = Field(

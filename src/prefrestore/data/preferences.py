@@ -273,5 +273,10 @@ def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
 
 
 def read_judgements(path: Path) -> list[Judgement]:
-    """Read what :func:`write_judgements` wrote."""
-    return [Judgement(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+    """Read what :func:`write_judgements` wrote.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    with artifacts.reading(path):
+        return [Judgement(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]

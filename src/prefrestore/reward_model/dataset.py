@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from prefrestore import artifacts
 from prefrestore.config import TrainRewardConfig
 from prefrestore.data.images import decode_png
 from prefrestore.data.pairs import PairSet, to_tensor
@@ -42,17 +43,20 @@ class CandidateSet:
 
 
 def load_candidates(folder: Path) -> CandidateSet:
-    """Read the artifact ``candidates``."""
-    table = pq.read_table(folder / CANDIDATES)
-    columns = table.to_pydict()
-    images = [decode_png(data) for data in columns["image"]]
-    return CandidateSet(
-        tuple(columns["sha256"]),
-        tuple(columns["group_id"]),
-        tuple(columns["model"]),
-        tuple(columns["seed"]),
-        np.stack(images),
-    )
+    """Read the artifact ``candidates``.
+
+    Raises:
+        UserError: they are missing, damaged or none.
+    """
+    with artifacts.reading(folder / CANDIDATES):
+        columns = pq.read_table(folder / CANDIDATES).to_pydict()
+        return CandidateSet(
+            tuple(columns["sha256"]),
+            tuple(columns["group_id"]),
+            tuple(columns["model"]),
+            tuple(columns["seed"]),
+            np.stack([decode_png(data) for data in columns["image"]]),
+        )
 
 
 def face_of(group_id: str) -> str:
@@ -130,8 +134,18 @@ class Comparisons:
 
 
 def to_comparisons(judgements: Sequence[Judgement], candidates: CandidateSet) -> Comparisons:
-    """Turn judgements into rows; those on images that are not in the set are left out by ``collect_preferences``."""
+    """Turn judgements into rows; those on images that are not in the set are left out by ``collect_preferences``.
+
+    Raises:
+        UserError: a judgement is on other candidates than these.
+    """
     row = {key: place for place, key in enumerate(zip(candidates.groups, candidates.digests, strict=True))}
+    for judgement in judgements:
+        if not {(judgement.lq_id, judgement.digest_a), (judgement.lq_id, judgement.digest_b)} <= row.keys():
+            raise UserError(
+                f"preferences: pair {judgement.pair_id:.12} of {judgement.lq_id} is not among these candidates: "
+                "run collect_preferences on them"
+            )
     return Comparisons(
         np.array([row[judgement.lq_id, judgement.digest_a] for judgement in judgements], np.int64),
         np.array([row[judgement.lq_id, judgement.digest_b] for judgement in judgements], np.int64),
@@ -157,13 +171,17 @@ def quality_columns(folder: Path, candidates: CandidateSet) -> Mapping[str, np.n
     """Return the simulated annotator's measurements in the candidates' order, NaN for imported ones.
 
     Empty where nothing was simulated.
+
+    Raises:
+        UserError: they are damaged.
     """
     path = folder / "qualities.parquet"
     if not path.is_file():
         return {}
-    table = pq.read_table(path)
-    keys = zip(table["group_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
-    row = {key: place for place, key in enumerate(keys)}
-    order = [row.get(key, -1) for key in zip(candidates.groups, candidates.digests, strict=True)]
-    names = [name for name in table.column_names if name not in ("group_id", "sha256")]
-    return {name: np.append(table[name].to_numpy(), np.nan)[order] for name in names}
+    with artifacts.reading(path):
+        table = pq.read_table(path)
+        keys = zip(table["group_id"].to_pylist(), table["sha256"].to_pylist(), strict=True)
+        row = {key: place for place, key in enumerate(keys)}
+        order = [row.get(key, -1) for key in zip(candidates.groups, candidates.digests, strict=True)]
+        names = [name for name in table.column_names if name not in ("group_id", "sha256")]
+        return {name: np.append(table[name].to_numpy(), np.nan)[order] for name in names}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from prefrestore import artifacts
 from prefrestore.data.images import decode_png, encode_png
 from prefrestore.data.pair_import import UNKNOWN_SEED, stored_image, stored_input
 from prefrestore.data.pairs import NUM_LANDMARKS, to_tensor
@@ -66,7 +67,8 @@ def with_imported(candidates: CandidateSet, scene: Scene, folder: Path) -> tuple
     """Return candidates and scene, the imported ones of the artifact ``preferences`` after our own; their HQ is NaN."""
     if not (folder / IMPORTED).is_file():
         return candidates, scene
-    rows = [ImportedCandidate(**row) for row in pq.read_table(folder / IMPORTED).to_pylist()]
+    with artifacts.reading(folder / IMPORTED):
+        rows = [ImportedCandidate(**row) for row in pq.read_table(folder / IMPORTED).to_pylist()]
     count, groups = len(rows), tuple(row.group_id for row in rows)
     lq = to_tensor(np.stack([decode_png(row.lq) for row in rows]))
     everything = CandidateSet(

@@ -11,6 +11,7 @@ import numpy as np
 from prefrestore import artifacts
 from prefrestore.config import CollectPreferencesConfig, TrainRewardConfig
 from prefrestore.data.preferences import Judgement, agreement
+from prefrestore.errors import UserError
 from prefrestore.reward_model.bradley_terry import smoothing_from_agreement
 from prefrestore.reward_model.dataset import Comparisons, face_of
 from prefrestore.runtime import seeding
@@ -42,8 +43,16 @@ def write_roles(folder: Path, roles: Mapping[str, str]) -> None:
 
 
 def split_by_role(comparisons: Comparisons, groups: Sequence[str], folder: Path) -> dict[str, Comparisons]:
-    """Return the comparisons of the reward and of every judge that has faces, by role."""
-    stored: Mapping[str, str] = artifacts.read_json(folder / ROLES)
+    """Return the comparisons of the reward and of every judge that has faces, by role.
+
+    Raises:
+        UserError: ``roles.json`` is missing or damaged: without it judges might share faces with the reward.
+    """
+    with artifacts.reading(folder / ROLES):
+        stored: Mapping[str, str] = dict(artifacts.read_json(folder / ROLES))
+    unknown = sorted({*map(str, stored.values())} - set(JUDGES))
+    if unknown:
+        raise UserError(f"{folder / ROLES}: no judge is called {unknown[0]!r}: run collect_preferences again")
     role = np.array([stored.get(face_of(groups[row]), REWARD) for row in comparisons.first], dtype=object)
     return {name: comparisons.take(role == name) for name in (REWARD, *JUDGES) if name in {REWARD, *stored.values()}}
 

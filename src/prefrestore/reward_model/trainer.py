@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from prefrestore.data.pairs import to_tensor
 from prefrestore.reward_model.bradley_terry import TIE, A, preference_loss, smooth_targets
 from prefrestore.reward_model.corruption import spoil
 from prefrestore.reward_model.dataset import CandidateSet, Comparisons, Scene, face_of
+from prefrestore.rewards.backbone import load_backbone
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
 from prefrestore.runtime import seeding
-from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints, pack_optimizer, prefixed, select, unpack_optimizer
-from prefrestore.runtime.progress import track
+from prefrestore.runtime.checkpoint import Checkpoints
+from prefrestore.runtime.distributed import Part
+from prefrestore.runtime.training import FitSettings, History, device_of, fit
 
-HISTORY_ROWS = 200
-GRADIENT_NORM = 1.0
 TEXT_SIZE = 8
 
 
@@ -36,6 +35,13 @@ class Batch:
     second: Tensor
     texts: list[str]
     outcome: Tensor
+
+    def take(self, rows: slice, where: torch.device) -> Batch:
+        """Return some of the pairs, on a device."""
+        lq, first, second, outcome = (
+            value[rows].to(where) for value in (self.lq, self.first, self.second, self.outcome)
+        )
+        return Batch(lq, first, second, self.texts[rows], outcome)
 
 
 def make_batch(
@@ -72,84 +78,67 @@ def _stranger(groups: tuple[str, ...], row: int, known: np.ndarray, random: np.r
 
 
 def batch_loss(network: PreferenceNetwork, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return the loss, summed over members, and the mean logit difference a - b [B]."""
+    """Return the loss, summed over members, and the mean logit difference a - b [B]; LQ is looked at once for both."""
     count = len(batch.outcome)
-    logits = network(batch.lq.repeat(2, 1, 1, 1), torch.cat([batch.first, batch.second]), batch.texts * 2)
+    owner = torch.arange(count, device=batch.lq.device).repeat(2)
+    logits = network(batch.lq, torch.cat([batch.first, batch.second]), batch.texts, owner)
     difference = logits[:, :count] - logits[:, count:]
     targets = smooth_targets(batch.outcome, smoothing)
     losses = [preference_loss(row, network.tie_margin, targets) for row in difference]
     return torch.stack(losses).sum(), difference.detach().mean(dim=0)
 
 
-class RewardTrainer:
-    """Trains the ensemble; its whole state fits into a checkpoint."""
+def train_network(
+    config: TrainRewardConfig, make: Callable[[int], Batch], checkpoints: Checkpoints, role: str = "reward"
+) -> tuple[PreferenceNetwork, History]:
+    """Train the ensemble, from the newest checkpoint if there is one, in as many processes as there are.
 
-    def __init__(self, config: TrainRewardConfig, make: Callable[[int], Batch]) -> None:
-        seeding.be_deterministic()
-        if config.label_smoothing == "agreement":
-            raise ValueError("label_smoothing must be a number here: roles.plan_of resolves it")
-        self._config, self._make, self._smoothing = config, make, config.label_smoothing
-        self.network = new_network(config)
-        self._optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self.history: list[dict[str, float]] = []
+    Args:
+        config: sizes and steps; its ``label_smoothing`` is a number (``roles.plan_of`` resolves ``agreement``).
+        make: gives the whole batch of a step.
+        checkpoints: where to save and resume.
+        role: shown in the progress line.
 
-    def train(self, checkpoints: Checkpoints) -> None:
-        """Run to the last step, from the newest checkpoint if there is one."""
-        start = self._resume(checkpoints.latest())
-        steps = self._config.steps
-        for step in track(range(start, steps), "train_reward", total=steps, initial=start, unit="step"):
-            self.history.append({"step": step + 1, **self._step(step)})
-            if (step + 1) % self._config.checkpoint_every == 0 and step + 1 < steps:
-                checkpoints.save(self._checkpoint(step + 1))
-        self.network.eval().requires_grad_(False)
+    Returns:
+        the network, for inference, and its training curve.
 
-    def _step(self, step: int) -> Mapping[str, float]:
-        batch = self._make(step)
-        loss, difference = batch_loss(self.network, batch, self._smoothing)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * (1 + math.cos(math.pi * step / self._config.steps)) / 2
-        self._optimizer.step()
+    Raises:
+        UserError: the backbone is missing, or a batch cannot be cut into equal parts.
+    """
+    if config.label_smoothing == "agreement":
+        raise ValueError("label_smoothing must be a number here: roles.plan_of resolves it")
+    smoothing = config.label_smoothing
+    network = new_network(config)
+
+    def step_loss(step: int, part: Part) -> dict[str, Tensor]:
+        batch = make(step).take(part.of(config.batch_size), device_of(network))
+        loss, difference = batch_loss(network, batch, smoothing)
         right = ((difference > 0) == (batch.outcome == A)).float()
         accuracy = torch.where(batch.outcome == TIE, 0.5, right).mean()  # a tie counts half
-        return {"loss": loss.item() / self._config.members, "accuracy": accuracy.item()}
+        return {"loss": loss / config.members, "accuracy": accuracy}
 
-    def _checkpoint(self, step: int) -> Checkpoint:
-        tensors = {**prefixed(self.network.state_dict(), "network"), **pack_optimizer(self._optimizer, "optimizer")}
-        return Checkpoint(step, tensors, {"history": self.history})
-
-    def _resume(self, checkpoint: Checkpoint | None) -> int:
-        if checkpoint is None:
-            return 0
-        self.network.load_state_dict(select(checkpoint.tensors, "network"))
-        unpack_optimizer(self._optimizer, checkpoint.tensors, "optimizer")
-        self.history = list(checkpoint.state["history"])
-        return checkpoint.step
+    settings = FitSettings(
+        config.steps,
+        config.learning_rate,
+        config.checkpoint_every,
+        weight_decay=config.weight_decay,
+        accumulation=config.accumulation,
+    )
+    history = fit(f"train_reward ({role})", {"network": network}, step_loss, settings, checkpoints)
+    return network.eval().requires_grad_(False), history
 
 
 def new_network(config: TrainRewardConfig) -> PreferenceNetwork:
     """Return the untrained ensemble of a configuration; weights depend on its seed alone."""
+    backbone = None if config.backbone is None else load_backbone(config.backbone).config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.seed, "weights"))
-        return PreferenceNetwork(NetworkConfig(config.width, config.levels, config.members, TEXT_SIZE))
+        sizes = NetworkConfig(config.width, config.levels, config.members, TEXT_SIZE, backbone, config.patch)
+        return PreferenceNetwork(sizes)
 
 
-def write_trained(trainer: RewardTrainer, folder: Path) -> None:
+def write_trained(network: PreferenceNetwork, history: History, folder: Path) -> None:
     """Write network and training curve into a folder, which is made if need be."""
     folder.mkdir(exist_ok=True)
-    save_network(trainer.network, folder)
-    artifacts.write_json(folder / "history.json", thin(trainer.history))
-
-
-def thin(history: list[dict[str, float]], rows: int = HISTORY_ROWS) -> list[dict[str, float]]:
-    """Return at most ``rows`` rows: means of consecutive blocks, named by each block's last step."""
-    size = max(1, math.ceil(len(history) / rows))
-    blocks = [history[start : start + size] for start in range(0, len(history), size)]
-    return [
-        {"step": block[-1]["step"], **{k: sum(row[k] for row in block) / len(block) for k in block[0] if k != "step"}}
-        for block in blocks
-    ]
+    save_network(network, folder)
+    artifacts.write_json(folder / "history.json", history)

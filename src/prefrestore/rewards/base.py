@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,11 @@ class Reward(Protocol):
 
     def score(self, restored: Tensor, references: References) -> Tensor:
         """Return one value per image [N] for ``restored`` [N, 3, H, W] in [0, 1]; NaN where it cannot judge."""
+
+
+def distinct(images: Tensor) -> tuple[list[int], Tensor]:
+    """Return the rows of the images [N, ...] that differ, in order, and which of these each image is [N] int64."""
+    keys = [image.contiguous().cpu().numpy().tobytes() for image in images]
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    return [first[key] for key in place], torch.tensor([place[key] for key in keys], device=images.device)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefrestore.errors import UserError
+from prefrestore.rewards.backbone import pixel_values, read_model, text_states
 from prefrestore.rewards.base import References
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's normalisation of RGB in [0, 1] (Radford et al., arXiv 2103.00020)."""
 CLIP_SCORE_SCALE = 2.5
 """Hessel et al., arXiv 2104.08718, section 3."""
 FAMILY = ("clip_score", "pick_score")
@@ -22,8 +20,8 @@ FAMILY = ("clip_score", "pick_score")
 
 @dataclass(frozen=True)
 class _Loaded:
-    model: CLIPModel
-    tokenizer: CLIPTokenizerFast
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 class ClipReward:
@@ -61,30 +59,17 @@ class ClipReward:
 
     def _load(self) -> _Loaded:
         if self._loaded is None:
-            try:
-                model = CLIPModel.from_pretrained(self._place).eval().requires_grad_(False)
-                self._loaded = _Loaded(model, CLIPTokenizerFast.from_pretrained(self._place))
-            except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(
-                    f"{self.name}: no CLIP model at {self._place} ({reason:.120}): give a folder that "
-                    "CLIPModel.save_pretrained wrote, or a name on the hub and a network"
-                ) from None
+            self._loaded = _Loaded(*read_model(self.name, self._place, CLIPModel))
         return self._loaded
 
     def _image_features(self, loaded: _Loaded, images: Tensor) -> Tensor:
-        side = loaded.model.config.vision_config.image_size
-        sized = functional.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
-        mean, std = (torch.tensor(values).to(images)[:, None, None] for values in (MEAN, STD))
-        pooled = loaded.model.vision_model(pixel_values=(sized.clamp(0, 1) - mean) / std).pooler_output
+        pooled = loaded.model.vision_model(pixel_values=pixel_values(images, loaded.model)).pooler_output
         return loaded.model.visual_projection(pooled)
 
     def _text_features(self, loaded: _Loaded, texts: Sequence[str]) -> Tensor:
         """Return features [N, D]; each text is read once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
-            limit = loaded.model.config.text_config.max_position_embeddings
-            tokens = loaded.tokenizer(new, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-            pooled = loaded.model.text_model(**tokens).pooler_output
+            pooled = text_states(new, loaded.model, loaded.tokenizer)
             self._texts |= dict(zip(new, loaded.model.text_projection(pooled), strict=True))
         return torch.stack([self._texts[text] for text in texts])

@@ -170,11 +170,12 @@ def load_reward(folder: Path, workers: int = 1, judge: Judge | None = None) -> C
     """
     if not (folder / COMPOSITE).is_file():
         raise UserError(f"{folder}: holds no reward ({COMPOSITE} is missing): run train_reward first")
-    stored = artifacts.read_json(folder / COMPOSITE)
-    statistics = {name: Part(**fields) for name, fields in stored["parts"].items()}
-    reader = FaceReader(workers)
-    rewards = build_rewards(
-        list(statistics), PreferenceReward(load_network(folder)), reader, Sources(**stored.get("sources", NO_SOURCES))
-    )
+    with artifacts.reading(folder / COMPOSITE):
+        stored = artifacts.read_json(folder / COMPOSITE)
+        statistics = {name: Part(**fields) for name, fields in stored["parts"].items()}
+        sources = Sources(**stored.get("sources", NO_SOURCES))
+    network = load_network(folder)
     beside = PreferenceReward(load_network(folder / judge)) if judge and (folder / judge).is_dir() else None
+    reader = FaceReader(workers)
+    rewards = build_rewards(list(statistics), PreferenceReward(network), reader, sources)
     return CompositeReward(rewards, statistics, reader, beside)

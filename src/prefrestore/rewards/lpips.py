@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prefrestore.models.lpips import SMALLEST_SIDE, Lpips, load_lpips
-from prefrestore.rewards.base import References
+from prefrestore.rewards.base import References, distinct
 
 REMEMBERED = 64
 """HQ images whose features are kept, the latest used: those of a few epochs of alignment, 2 MB each at 64 px."""
@@ -40,14 +40,15 @@ class LpipsReward:
     def _hq_features(self, hq: Tensor) -> list[Tensor]:
         """Return the rows [N, h * w, C] of each block, computed once per HQ image."""
         assert self._network is not None
-        keys = [image.contiguous().cpu().numpy().tobytes() for image in hq]
-        new = {key: row for row, key in enumerate(keys) if key not in self._hq}
+        rows, owner = distinct(hq)
+        keys = [hq[row].contiguous().cpu().numpy().tobytes() for row in rows]
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._hq}
         if new:
             blocks = list(self._network.features(hq[list(new.values())]))
             self._hq |= {key: [block[place] for block in blocks] for place, key in enumerate(new)}
-        for key in dict.fromkeys(keys):
+        for key in keys:
             self._hq.move_to_end(key)
-        found = [torch.stack(blocks) for blocks in zip(*(self._hq[key] for key in keys), strict=True)]
+        found = [torch.stack(blocks)[owner] for blocks in zip(*(self._hq[key] for key in keys), strict=True)]
         while len(self._hq) > REMEMBERED:
             self._hq.popitem(last=False)
         return found

@@ -24,7 +24,7 @@ from prefrestore.reward_model.dataset import (
 from prefrestore.reward_model.imported import with_imported
 from prefrestore.reward_model.measure import measure_parts, measure_reward, sources_of
 from prefrestore.reward_model.roles import REWARD, plan_of, split_by_role
-from prefrestore.reward_model.trainer import RewardTrainer, make_batch, write_trained
+from prefrestore.reward_model.trainer import make_batch, train_network, write_trained
 from prefrestore.rewards.composite import COMPOSITE
 from prefrestore.rewards.network import load_network
 from prefrestore.runtime.checkpoint import Checkpoints
@@ -56,11 +56,11 @@ def run(config: TrainRewardConfig, *, pairs: Path, candidates: Path, preferences
         training, held_out = split_by_face(own, judged.groups, held_out_faces(own.groups(judged.groups), plan))
         if not len(training) or not len(held_out):
             raise UserError(f"train_reward: {role}: judgements on at least two faces are needed: collect more of them")
-        trainer = RewardTrainer(plan, partial(make_batch, judged, judged_scene, training, plan))
-        trainer.train(Checkpoints(f"train_reward-{role}", plan, inputs))
-        found = measure_reward(trainer.network, judged, judged_scene, held_out, qualities, plan.seed, role)
+        make = partial(make_batch, judged, judged_scene, training, plan)
+        network, history = train_network(plan, make, Checkpoints(f"train_reward-{role}", plan, inputs), role)
+        found = measure_reward(network, judged, judged_scene, held_out, qualities, plan.seed, role)
         figures[role] = {"training_pairs": len(training), "label_smoothing": plan.label_smoothing, **found}
-        write_trained(trainer, reward if role == REWARD else reward / role)
+        write_trained(network, history, reward if role == REWARD else reward / role)
     statistics = measure_parts(load_network(reward), drawn, scene, config)
     beside = {role: found for role, found in figures.items() if role != REWARD}
     artifacts.write_json(reward / "accuracy.json", {**figures[REWARD], "beside": beside})
