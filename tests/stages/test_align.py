@@ -351,6 +351,39 @@ def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
     assert (checkpoints.folder / "live" / "curves.png").stat().st_size > 10_000
 
 
+class Darkness:
+    """A judge of another mind than the reward."""
+
+    def score(self, restored: Tensor, references: object) -> Tensor:  # noqa: ARG002 (the interface)
+        return -restored.mean((1, 2, 3))
+
+
+def test_a_run_whose_reward_rises_while_the_validation_judge_falls_ends_at_the_last_good_policy(
+    repository: Path, base: Path, pairs: PairSet, tmp_path: Path
+) -> None:
+    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "margins": {"judge": 0.01}}
+    config = align_config(repository, epochs=12, guard=guard, learning_rate=0.01, kl_weight=0.0)
+    pipeline = load(base)
+    add_roles(pipeline, config.lora, config.seed)
+    restorer, held_out = restorers(pipeline, pairs, config)
+    reward = composite()
+    reward.judge = Darkness()  # type: ignore[assignment]  (what a validation judge is asked for)
+    watching = Guard(held_out, reward, config.guard, config.seed)
+    aligned = align(
+        restorer, surroundings(reward, watching, held_out, Checkpoints("align", config, {}, tmp_path)), config
+    )
+    assert len(aligned.history) < config.epochs
+    assert "judge below base" in aligned.watch.stopped
+    assert aligned.watch.best_epoch <= len(aligned.history) - 2
+    last = watching.measure("policy").values
+    assert last["reward_total"] > aligned.watch.base["reward_total"]
+    assert last["judge"] < aligned.watch.base["judge"] - 0.01
+    set_role(pipeline, "policy", aligned.tensors)
+    kept = watching.measure("policy").values
+    assert kept["reward_total"] == pytest.approx(aligned.watch.best_score, abs=1e-5)
+    assert kept["judge"] >= aligned.watch.base["judge"] - 0.01
+
+
 @pytest.fixture
 def saved(pipeline: PrefRestorePipeline, config: AlignConfig, tmp_path: Path) -> Path:
     """A policy with an effect, as an artifact would be written."""
