@@ -19,6 +19,7 @@ from prefrestore.models.adapters import load_policy, using_role
 from prefrestore.models.baseline import load_baseline, restore_baseline
 from prefrestore.models.condition import Condition
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.runtime.crew import accelerator
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import derive
 
@@ -71,7 +72,7 @@ def champion_columns(folder: Path, pairs: PairSet, sampling: Sampling) -> list[C
 
 
 def _load(folder: Path, pairs: PairSet, sampling: Sampling) -> tuple[PrefRestorePipeline, Condition]:
-    pipeline = PrefRestorePipeline.from_pretrained(folder)
+    pipeline = PrefRestorePipeline.from_pretrained(folder).to(accelerator().device)
     if pipeline.image_size != pairs.image_size:
         raise UserError(
             f"evaluate: {folder} restores {pipeline.image_size} px, the pairs have {pairs.image_size} px: "

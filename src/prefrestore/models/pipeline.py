@@ -141,7 +141,8 @@ class PrefRestorePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_condition(self, lq: Tensor, texts: Sequence[str]) -> Condition:
-        """Return the condition of LQ images [N, 3, H, W] in [0, 1] with one text each."""
+        """Return the condition of LQ images [N, 3, H, W] in [0, 1], on any device, with one text each."""
+        lq = lq.to(self.device)
         return self.join(self.integrate(lq, texts).queries, self.lq_encoder(lq))
 
     def prepare(self, condition: Condition | ProjectedCondition) -> PreparedCondition:
@@ -201,15 +202,15 @@ class PrefRestorePipeline(DiffusionPipeline):
     ) -> Tensor:
         """Return latents x0 [M, C, h, w] drawn from the given noise; each of N conditions serves M / N in a row.
 
-        ``watch`` sees every step.
+        ``watch`` sees every step. The noise may lie on any device.
         """
         sampler = Sampler(num_steps or self.sampler_steps)
-        return sampler(watched(self.velocity_function(condition, guidance), watch), noise)
+        return sampler(watched(self.velocity_function(condition, guidance), watch), noise.to(self.device))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Return codec latents of images [N, 3, H, W] in [0, 1]."""
-        return codecs.encode(self.codec, images)
+        """Return codec latents of images [N, 3, H, W] in [0, 1], on any device."""
+        return codecs.encode(self.codec, images.to(self.device))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -252,14 +253,12 @@ class PrefRestorePipeline(DiffusionPipeline):
         restored = []
         # One face at a time: a fixed batch shape gives the same bytes whatever else is restored beside it.
         for index, (picture, words) in enumerate(zip(pictures, texts, strict=True)):
-            lq = to_tensor_of(picture, self.image_size).to(self.device)
+            lq = to_tensor_of(picture, self.image_size)
             noise = (
                 self.initial_noise([seed]) if generators is None else self._drawn(generators[index % len(generators)])
             )
             watch = None if callback is None else self._reporter(callback, index, num_inference_steps)
-            latents = self.sample(
-                self.encode_condition(lq, [words]), noise.to(self.device), num_inference_steps, watch=watch
-            )
+            latents = self.sample(self.encode_condition(lq, [words]), noise, num_inference_steps, watch=watch)
             restored.append(self.decode(latents).cpu())
         return RestorationOutput(images=[Image.fromarray(array) for array in to_uint8(torch.cat(restored))])
 

@@ -70,8 +70,7 @@ class ConditionCache:
         start = block * ENCODED_TOGETHER
         # the last block is filled up with the last image
         rows = [min(row, len(self._pool) - 1) for row in range(start, start + ENCODED_TOGETHER)]
-        lq = to_tensor(self._pool.lq[rows]).to(self._pipeline.device)
-        return self._pipeline.encode_condition(lq, [self._pool.texts[row] for row in rows])
+        return self._pipeline.encode_condition(to_tensor(self._pool.lq[rows]), [self._pool.texts[row] for row in rows])
 
 
 def epoch_rows(pool_size: int, groups: int, seed: int, epoch: int) -> list[int]:

@@ -80,7 +80,7 @@ def _judge(restorer: Restorer, reward: CompositeReward, rows: Sequence[int], lat
     x0, broken = without_broken(latents)
     images = restorer.images(x0)
     references = pool.references([row for row in rows for _ in range(size)])
-    targets = restorer.pipeline.encode(to_tensor(pool.hq[list(rows)]).to(latents.device))
+    targets = restorer.pipeline.encode(to_tensor(pool.hq[list(rows)]))
     judged = known_parts(reward.parts(images, references), broken.cpu())
     groups = []
     for place, row in enumerate(rows):

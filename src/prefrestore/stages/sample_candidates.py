@@ -17,6 +17,7 @@ from prefrestore.reward_model.candidates import (
 )
 from prefrestore.reward_model.checkpoints import load_checkpoint
 from prefrestore.runtime import seeding
+from prefrestore.runtime.crew import accelerator
 
 
 def run(config: SampleCandidatesConfig, *, pairs: Path, base: Path, candidates: Path) -> None:
@@ -33,14 +34,17 @@ def run(config: SampleCandidatesConfig, *, pairs: Path, base: Path, candidates: 
     """
     faces = load_pairs(pairs, "train")
     tasks = choose_tasks(faces, config)
-    rows = list(draw_candidates(PrefRestorePipeline.from_pretrained(base), faces, tasks, config, short(base)))
+    device = accelerator().device
+    rows = list(
+        draw_candidates(PrefRestorePipeline.from_pretrained(base).to(device), faces, tasks, config, short(base))
+    )
     for place in map(Path, config.checkpoints):
         pipeline = load_checkpoint(place, base)
         if pipeline.image_size != faces.image_size:
             raise UserError(f"sample_candidates: checkpoints: {place} restores {pipeline.image_size} px: take another")
         # noise of its own: two checkpoints with one noise would differ less than a judge can see
         own = config.model_copy(update={"seed": seeding.derive(config.seed, short(place)) % 2**31})
-        rows += draw_candidates(pipeline, faces, tasks, own, short(place))
+        rows += draw_candidates(pipeline.to(device), faces, tasks, own, short(place))
     write_candidates(candidates, rows)
     write_inputs(candidates, faces, tasks)
 
