@@ -1,7 +1,8 @@
 """What a stage costs more as a step of the compiled pipeline, run in processes, than as the bare command.
 
-Needs the artifacts of a finished graph (``make run``). Runs ``realign`` on them and, after it, each of its stages once more by
-``prefrestore stage`` with the section and the inputs that the step had. Prints a table, writes JSON; the bound is 2 s.
+Needs the artifacts of a finished graph (``make run``). Runs ``realign`` on them and, after it, each of its stages once
+more by ``prefrestore stage`` with the section and the inputs that the step had. Prints a table, writes JSON; the bound
+is 2 s a stage.
 """
 
 from __future__ import annotations
