@@ -7,9 +7,12 @@ from typing import Any
 
 import kubernetes_validate
 import yaml
+from kfp_server_api import V2beta1RecurringRun
 
 from components import pools
 from pipelines import wiring
+from pipelines.compile import GOLDEN
+from pipelines.remote import CRON_FIELDS
 
 VERSION = "1.33"
 
@@ -36,3 +39,33 @@ def test_pools_of_the_cluster_are_read_by_preflight(repository: Path, tmp_path: 
     (tmp_path / "pools.yaml").write_text(table, encoding="utf-8")
     request = pools.choose("gpu", "2", "yes", tmp_path / "pools.yaml")
     assert request.node_selector == {"prefrestore.dev/pool": "gpu-spot"}
+
+
+def test_secrets_have_the_keys_that_steps_read_and_no_values(repository: Path) -> None:
+    text = (repository / "deploy" / "secrets.example.yaml").read_text(encoding="utf-8")
+    found = {}
+    for row in yaml.safe_load_all(text):
+        kubernetes_validate.validate(row, VERSION, strict=True)
+        found[row["metadata"]["name"]] = set(row["stringData"])
+        assert set(row["stringData"].values()) == {""}
+    platform = list(yaml.safe_load_all((GOLDEN / "full.yaml").read_text(encoding="utf-8")))[1]
+    read: dict[str, set[str]] = {}
+    for row in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        for secret in row.get("secretAsEnv", ()):
+            read.setdefault(secret["secretName"], set()).update(each["secretKey"] for each in secret["keyToEnv"])
+    assert found == read
+
+
+def test_recurring_run_is_one_that_the_api_and_the_pipeline_know(repository: Path) -> None:
+    text = (repository / "deploy" / "recurring-run.example.yaml").read_text(encoding="utf-8")
+    body = yaml.safe_load(text)
+    assert set(body) <= set(V2beta1RecurringRun.attribute_map.values())
+    assert len(body["trigger"]["cron_schedule"]["cron"].split()) == CRON_FIELDS
+    (spec, _) = yaml.safe_load_all((GOLDEN / "realign.yaml").read_text(encoding="utf-8"))
+    known = spec["root"]["inputDefinitions"]["parameters"]
+    given = body["runtime_config"]["parameters"]
+    assert set(given) <= set(known)
+    assert {name for name, row in known.items() if not row.get("isOptional")} <= set(given)
+    assert all(isinstance(value, str) for value in given.values())
+    accounts = {row["metadata"]["name"] for row in _objects(repository) if row["kind"] == "ServiceAccount"}
+    assert body["service_account"] in accounts
