@@ -21,6 +21,8 @@ from prefrestore.stage import STAGES, Stage, execute
 
 CHECKPOINTS = Path("/checkpoints")
 """Where the volume for checkpoints is mounted; a retried or preempted step goes on from there."""
+LAUNCH = ("--multi_gpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0")
+"""Said in full: accelerate guesses what is left out, and without the first starts one process where it sees no GPUs."""
 PARALLEL = ("pretrain", "align")
 """Stages that can use more than one process."""
 
@@ -67,7 +69,7 @@ def _json(text: str) -> Any:
 
 def _accelerate(command: Sequence[str], processes: int) -> None:
     """Run a module under ``accelerate launch`` on this machine."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "-m"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, f"--num_processes={processes}", "-m"]
     code = subprocess.run([*launcher, *command], check=False).returncode
     if code:
         raise UserError(f"{command[2]}: {processes} processes ended with exit code {code}: the lines above say why")

@@ -52,13 +52,13 @@ def _start(engine: containers.Engine, project: Path, log: Path) -> subprocess.Po
 
 
 def _kill_in_training(engine: containers.Engine, process: subprocess.Popen[bytes], project: Path) -> None:
-    """Kill the container of ``align`` when it has written its first checkpoint."""
+    """Kill the container of ``align`` when the second of its two epochs has begun."""
     while process.poll() is None:
-        found = [number for command, number in engine.running().items() if "components.step align" in command]
-        if found and list((project / ".checkpoints").glob("**/align*/**/step-*/state.json")):
-            engine.call("kill", found[0])
+        if list((project / ".checkpoints").glob("align/*/step-00000004/state.json")):
+            (found,) = (number for command, number in engine.running().items() if "components.step align" in command)
+            engine.call("kill", found)
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError("the pipeline ended before align could be killed")
 
 

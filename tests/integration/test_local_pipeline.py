@@ -20,6 +20,8 @@ from support import graph as graphs
 # The group in which the finished graph is made.
 pytestmark = pytest.mark.xdist_group("graph")
 
+SECOND_EPOCH = "step-00000004"
+"""Name of the checkpoint with which the second of align's two epochs has begun."""
 LAST = {"preflight", "publish", "notify"}
 """Steps that are never taken from the cache."""
 
@@ -61,7 +63,7 @@ def test_a_killed_step_resumes_and_a_second_run_takes_the_cache_unless_data_chan
         command, cwd=finished, env=_environment(finished), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as running:
         # kfp's lines come to their end with the process only, so the pipe does not fill.
-        while not list((finished / ".checkpoints").glob("align/**/step-*/state.json")):
+        while not list((finished / ".checkpoints").glob(f"align/*/{SECOND_EPOCH}/state.json")):
             assert running.poll() is None, running.stdout.read()[-6000:]
             time.sleep(0.05)
         killed = _align(finished)

@@ -153,3 +153,37 @@ def test_the_reward_of_two_processes_is_that_of_one_with_doubled_accumulation(ju
     trained = [name for name in one if not name.endswith(("temperature", "offset"))]
     assert max((one[name] - two[name]).abs().max().item() for name in trained) <= TOLERANCE
     assert log.count("train_reward (reward): 6/6 step") == 1
+
+
+def _step(folder: Path, section: dict, processes: int, base: str) -> subprocess.CompletedProcess[str]:
+    """Run pretrain as the pod of a pipeline does that asked for so many GPUs."""
+    ports = {"pairs": folder / "pairs", "codec": folder / "codec", "base": folder / base}
+    made = {"base": {"artifacts": [{"name": "base", "type": {}, "uri": str(folder / base)}]}}
+    task = {"inputs": {}, "outputs": {"outputFile": str(folder / f"{base}.json"), "artifacts": made}}
+    command = [sys.executable, "-m", "components.step", "pretrain", f"--executor-input={json.dumps(task)}"]
+    command += [f"--section={json.dumps(section)}", f"--launch={json.dumps({'processes': processes})}"]
+    command += [f"--{name}={path}" for name, path in ports.items()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PREFRESTORE_CHECKPOINTS"] = str(folder / f"checkpoints-{base}")
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_pod_with_several_gpus_trains_in_as_many_processes(workspace: tuple[Path, dict]) -> None:
+    folder, section = workspace
+    done = _step(folder, section | {"accumulation": 1}, 2, "pod")
+    assert done.returncode == 0, done.stderr[-6000:]
+    if not (folder / "one").is_dir():
+        run(folder, (), "pretrain", section | {"accumulation": 2}, "--pairs=pairs", "--codec=codec", "--base=one")
+    one, pod = weights(folder / "one"), weights(folder / "pod")
+    assert max((value - pod[name]).abs().max().item() for name, value in one.items()) <= TOLERANCE
+    described = json.loads((folder / "pod.json").read_text())["artifacts"]["base"]["artifacts"][0]["metadata"]
+    assert described["stage"] == "pretrain"
+
+
+def test_processes_of_a_pod_that_fail_say_why_in_one_line(workspace: tuple[Path, dict]) -> None:
+    folder, section = workspace
+    done = _step(folder, section, 3, "uneven")
+    assert done.returncode == 2
+    assert "cannot be cut into 3 equal parts" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("prefrestore: pretrain: 3 processes ended with exit code")
+    assert not (folder / "uneven").exists()
