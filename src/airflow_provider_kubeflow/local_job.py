@@ -82,11 +82,18 @@ def read_state(job: Path) -> dict[str, Any]:
 
 
 def alive(process: int) -> bool:
-    """Say whether a process is one of these jobs; a zombie, or another program of the same number, is not."""
+    """Say whether a process is one of these jobs; a zombie, or another program of the same number, is not.
+
+    A process that is just being started has no command line yet, as a zombie has none any more.
+    """
+    folder = Path(f"/proc/{process}")
     try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        words = (folder / "cmdline").read_bytes().split(b"\0")
+        state = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
     except OSError:
         return False
+    if words == [b""]:
+        return state not in "ZX"
     return any(word.endswith(b"local_job") or word.endswith(b"local_job.py") for word in words)
 
 

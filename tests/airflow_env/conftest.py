@@ -20,7 +20,7 @@ if importlib.util.find_spec("airflow") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     from support.faults import FaultyProxy, Webhook
-    from support.kubeflow import FakeKubeflow, serve
+    from support.kubeflow import SMALLEST_PACKAGE, FakeKubeflow, serve
 
 TOKEN = "a-token"
 PROGRAM = """#!{python}
@@ -119,7 +119,7 @@ class Server:
 def kubeflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with a pipeline ``realign`` in one version, in the connection."""
     server = Server(tmp_path)
-    server.state.upload({"name": "realign"}, b"pipelineInfo: {name: realign}\n")
+    server.state.upload({"name": "realign"}, SMALLEST_PACKAGE.encode())
     value = {"conn_type": "kubeflow", "host": server.proxy.url, "password": TOKEN}
     monkeypatch.setenv("AIRFLOW_CONN_KUBEFLOW_DEFAULT", json.dumps(value))
     yield server

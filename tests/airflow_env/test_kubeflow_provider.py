@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 
@@ -20,6 +21,7 @@ from airflow_provider_kubeflow.hooks import KubeflowHook
 from airflow_provider_kubeflow.operators import KubeflowRunOperator, failure
 from airflow_provider_kubeflow.runs import Request, Run, Step, start_once
 from airflow_provider_kubeflow.triggers import KubeflowRunTrigger
+from support.kubeflow import SMALLEST_PACKAGE
 
 CONN = "AIRFLOW_CONN_KUBEFLOW_DEFAULT"
 
@@ -75,10 +77,10 @@ def test_it_gives_up_when_nobody_ever_answers(kubeflow: Any) -> None:
 
 def test_a_package_goes_as_it_is_compiled(kubeflow: Any, tmp_path: Path) -> None:
     package = tmp_path / "p.yaml"
-    package.write_text("pipelineInfo: {name: p}\n---\nplatforms: {}\n")
+    package.write_text(f"{SMALLEST_PACKAGE}---\nplatforms: {{}}\n")
     run, _ = quick(KubeflowHook().api(), Request("n", package=str(package)))
     spec = kubeflow.runs[run.number]["pipeline_spec"]
-    assert spec == {"pipeline_spec": {"pipelineInfo": {"name": "p"}}, "platform_spec": {"platforms": {}}}
+    assert spec == {"pipeline_spec": yaml.safe_load(SMALLEST_PACKAGE), "platform_spec": {"platforms": {}}}
 
 
 # --- bad input: one line, no retry -------------------------------------------------------------

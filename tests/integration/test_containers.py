@@ -1,6 +1,6 @@
 """The compiled ``realign`` package in real containers, built from ``docker/Dockerfile``: every stage in its own image.
 
-Takes minutes and some gigabytes, so it is no part of ``make test``: ``make test-containers``, the last part of CI.
+Takes minutes and some gigabytes, so it is no part of ``make test``: run ``make test-containers``.
 """
 
 from __future__ import annotations

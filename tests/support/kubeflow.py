@@ -27,6 +27,9 @@ import yaml
 GRPC = {400: 3, 401: 16, 404: 5, 409: 6}
 """Code in the body of an error, by HTTP status."""
 PAGE_SIZE = 10
+SMALLEST_PACKAGE = """pipelineInfo: {name: p}
+root: {inputDefinitions: {parameters: {a: {parameterType: STRING, isOptional: true}}}}
+"""
 NOW = "2026-01-01T00:00:00Z"
 Answer = tuple[int, dict[str, Any]]
 
@@ -213,7 +216,10 @@ class FakeKubeflow:
 
 def check_parameters(spec: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse parameters that the pipeline does not know, and a run without one that it needs."""
-    known = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    try:
+        known = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    except KeyError:
+        raise RefusedError(400, "the package has no root: it is no compiled pipeline") from None
     if unknown := set(given) - set(known):
         raise RefusedError(400, f"parameter {min(unknown)} is not an input of the pipeline")
     for name, row in known.items():
