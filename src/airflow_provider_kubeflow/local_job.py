@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> None:
 
     signal.signal(signal.SIGTERM, cancel)
     processes.append(subprocess.Popen(command, cwd=folder, start_new_session=True))
+    for number in tuple(canceled):  # while the command was being started
+        cancel(number, None)
     code = processes[0].wait()
     state = "CANCELED" if canceled else "SUCCEEDED" if code == 0 else "FAILED"
     error = "" if state != "FAILED" else _last_line(job / STDERR) or f"exit code {code}"
