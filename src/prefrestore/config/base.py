@@ -24,7 +24,7 @@ Address = Annotated[str, Circumstance()]
 class Section(BaseModel):
     """Base of every section: frozen, strict, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
     def identity(self) -> dict[str, Any]:
         """Return the values that decide what comes out, as JSON values: all but circumstances."""
