@@ -273,8 +273,8 @@ def _killed_services_start_no_second_run(loop: Loop) -> None:
     loop.airflow.start("scheduler", "triggerer")
     eventually(lambda: _state(loop, "realign") == "success", 300, "the run's end")
     assert loop.proxy.used == {"500": 4, "cut": 2}
-    assert list(loop.kubeflow.tables["runs"]) == ["runs-1"]
-    parameters = loop.kubeflow.tables["runs"]["runs-1"]["runtime_config"]["parameters"]
+    (run,) = loop.kubeflow.tables["runs"].values()
+    parameters = run["runtime_config"]["parameters"]
     assert (parameters["votes"], parameters["preset"]) == (STORE, "smoke")
     assert parameters["data_version"]
 
