@@ -67,7 +67,7 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate -c requirements/run.lock requirements/data.in -o requirements/data.lock
 	uv pip compile -q --python-version 3.11 --no-header --no-annotate requirements/airflow.in -o requirements/airflow.lock
 
-bench: setup ## run the comparisons in benchmarks/; each prints a table
+bench: setup .venv-airflow/installed ## run the comparisons in benchmarks/; each prints a table
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 images: ## build the container images data and train; see docker/build.sh for BASE, PREFIX, BUILDER

@@ -1,12 +1,11 @@
 """What Airflow costs while nothing happens: parse time of each DAG, processor time of each service.
 
-    python benchmarks/airflow_idle.py [SECONDS]
-
 The four services run on SQLite with all DAGs and an empty local vote store, which is watched every ten seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -96,15 +95,19 @@ def service_shares(seconds: float) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, write."""
-    seconds = float(sys.argv[1]) if sys.argv[1:] else 120.0
-    parsed, shares = parse_seconds(), service_shares(seconds)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long the services are watched")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/airflow_idle.json"))
+    options = parser.parse_args()
+    if not (VENV / "bin" / "airflow").is_file():
+        parser.error(f"there is no Airflow at {VENV}: make .venv-airflow/installed")
+    parsed, shares = parse_seconds(), service_shares(options.seconds)
     for name, value in parsed.items():
         print(f"{name:<24} {value:6.2f} s processor time to import, beside Airflow itself")
     for name, value in shares.items():
-        print(f"{name:<24} {100 * value:6.1f} % of one core, over {seconds:.0f} s")
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(exist_ok=True)
-    (results / "airflow_idle.json").write_text(json.dumps({"parse_seconds": parsed, "core_share": shares}, indent=2))
+        print(f"{name:<24} {100 * value:6.1f} % of one core, over {options.seconds:.0f} s")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"parse_seconds": parsed, "core_share": shares}, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+
+from airflow_provider_kubeflow.local_job import outside_environment
 
 CONNECTION = "prefrestore"
 REFUSED = 2
@@ -50,7 +51,12 @@ class Program:
         """
         try:
             done = subprocess.run(
-                [self.path, *arguments], cwd=self.folder, env=environment(), capture_output=True, text=True, check=False
+                [self.path, *arguments],
+                cwd=self.folder,
+                env=outside_environment(),
+                capture_output=True,
+                text=True,
+                check=False,
             )
         except OSError as error:
             raise self._missing(error) from None
@@ -61,7 +67,7 @@ class Program:
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
-                self.path, *arguments, cwd=self.folder, env=environment(), stdout=pipe, stderr=pipe
+                self.path, *arguments, cwd=self.folder, env=outside_environment(), stdout=pipe, stderr=pipe
             )
         except OSError as error:
             raise self._missing(error) from None
@@ -119,12 +125,6 @@ def last_json(text: str) -> dict[str, Any] | None:
         if isinstance(found, dict):
             return found
     return None
-
-
-def environment() -> dict[str, str]:
-    """Return this process's environment without what belongs to Airflow and its interpreter."""
-    foreign = ("AIRFLOW_", "_AIRFLOW", "PYTHON")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "VIRTUAL_ENV"}
 
 
 def program() -> Program:

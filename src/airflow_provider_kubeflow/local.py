@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_kubeflow.errors import KubeflowUserError
-from airflow_provider_kubeflow.local_job import STATE, STDERR, STDOUT, alive, read_state, write_json
+from airflow_provider_kubeflow.local_job import (
+    STATE,
+    STDERR,
+    STDOUT,
+    alive,
+    outside_environment,
+    read_state,
+    write_json,
+)
 from airflow_provider_kubeflow.runs import Request, Run, Step, that_counts
 
 REQUEST = "request.json"
@@ -68,7 +76,7 @@ class Machine:
         job = [sys.executable, "-m", "airflow_provider_kubeflow.local_job", str(folder), self.folder, *command]
         with (folder / STDOUT).open("wb") as out, (folder / STDERR).open("wb") as err:
             process = subprocess.Popen(
-                job, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, env=_environment()
+                job, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True, env=outside_environment()
             )
         write_json(folder / STATE, {"state": "RUNNING", "process": process.pid}, new=True)
         return self.get(folder.name)
@@ -127,15 +135,6 @@ class Machine:
 def _slug(name: str) -> str:
     kept = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:KEPT]
     return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment without what belongs to its own interpreter or is Airflow's secret."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AIRFLOW_", "_AIRFLOW", "PYTHON")) and name != "VIRTUAL_ENV"
-    }
 
 
 def _steps(folder: Path) -> tuple[Step, ...]:

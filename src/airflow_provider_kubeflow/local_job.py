@@ -83,6 +83,12 @@ def read_state(job: Path) -> dict[str, Any]:
     return found
 
 
+def outside_environment() -> dict[str, str]:
+    """Return this process's environment without what belongs to its own interpreter or is Airflow's secret."""
+    foreign = ("AIRFLOW_", "_AIRFLOW", "PYTHON")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "VIRTUAL_ENV"}
+
+
 def alive(process: int) -> bool:
     """Say whether a process is one of these jobs; a zombie, or another program of the same number, is not.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,8 +21,8 @@ from airflow_provider_kubeflow.errors import (
 )
 from airflow_provider_kubeflow.hooks import DEFAULT, KubeflowHook
 from airflow_provider_kubeflow.links import KubeflowRunLink
-from airflow_provider_kubeflow.runs import Api, Request, Run, changes, start_once, states
-from airflow_provider_kubeflow.triggers import KubeflowRunTrigger
+from airflow_provider_kubeflow.runs import Api, Request, Run, start_once
+from airflow_provider_kubeflow.triggers import KubeflowRunTrigger, ended
 
 RUN_NAME = "{{ dag.dag_id }}.{{ task.task_id }}.{{ run_id }}"
 
@@ -106,7 +106,9 @@ class KubeflowRunOperator(BaseOperator):
         if run.active and self.deferrable:
             trigger = KubeflowRunTrigger(self.conn_id, run.number, self.poll, self.patience)
             self.defer(trigger=trigger, method_name="ended")
-        return self._result(run if not run.active else self._wait(run))
+        if run.active:
+            run = asyncio.run(ended(self.api, run.number, self.poll, self.patience, self.log))
+        return self._result(run)
 
     def ended(self, context: Context, event: dict[str, str]) -> str:  # noqa: ARG002  Airflow's signature
         """Take the trigger's event."""
@@ -121,24 +123,6 @@ class KubeflowRunOperator(BaseOperator):
         if self._number is not None:
             self.api.terminate(self._number)
             self.log.info("run %s: terminated, since its task was", self._number)
-
-    def _wait(self, run: Run) -> Run:
-        seen: dict[str, str] = {}
-        heard = time.monotonic()
-        while run.active:
-            time.sleep(self.poll)
-            try:
-                run = self.api.get(run.number)
-            except KubeflowUnavailableError as error:
-                self.log.warning("%s", error)
-                if time.monotonic() - heard > self.patience:
-                    raise
-                continue
-            heard = time.monotonic()
-            for line in changes(seen, run):
-                self.log.info("%s", line)
-            seen = states(run)
-        return run
 
     def _result(self, run: Run) -> str:
         for step in run.steps:

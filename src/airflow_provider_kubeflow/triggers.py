@@ -41,7 +41,7 @@ class KubeflowRunTrigger(BaseTrigger):
         """Wait, then give one event."""
         try:
             api = await KubeflowHook(self.conn_id).async_api()
-            run = await self._wait(api)
+            run = await ended(api, self.number, self.poll, self.patience, self.log)
         except KubeflowUnavailableError as error:
             yield TriggerEvent({"number": self.number, "unavailable": str(error)})
         except KubeflowError as error:
@@ -55,21 +55,35 @@ class KubeflowRunTrigger(BaseTrigger):
         await asyncio.to_thread(api.terminate, self.number)
         self.log.info("run %s: terminated, since its task was", self.number)
 
-    async def _wait(self, api: Api) -> Run:
-        seen: dict[str, str] = {}
-        heard = time.monotonic()
-        while True:
-            try:
-                run = await asyncio.to_thread(api.get, self.number)
-            except KubeflowUnavailableError as error:
-                self.log.warning("%s", error)
-                if time.monotonic() - heard > self.patience:
-                    raise
-            else:
-                heard = time.monotonic()
-                for line in changes(seen, run):
-                    self.log.info("%s", line)
-                seen = states(run)
-                if not run.active:
-                    return run
-            await asyncio.sleep(self.poll)
+
+async def ended(api: Api, number: str, poll: float, patience: float, log: Any) -> Run:
+    """Wait for the end of a run and return it; what its steps do goes to a log.
+
+    Args:
+        api: where the run is.
+        number: the run.
+        poll: seconds between two looks.
+        patience: seconds for which the server may be silent.
+        log: a logger.
+
+    Raises:
+        KubeflowUnavailableError: the server was silent for longer.
+        KubeflowUserError: it refuses.
+    """
+    seen: dict[str, str] = {}
+    heard = time.monotonic()
+    while True:
+        try:
+            run = await asyncio.to_thread(api.get, number)
+        except KubeflowUnavailableError as error:
+            log.warning("%s", error)
+            if time.monotonic() - heard > patience:
+                raise
+        else:
+            heard = time.monotonic()
+            for line in changes(seen, run):
+                log.info("%s", line)
+            seen = states(run)
+            if not run.active:
+                return run
+        await asyncio.sleep(poll)
