@@ -57,12 +57,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_two_processes_equal_one_with_doubled_accumulation(workspace: tuple[Path, dict]) -> None:
+@pytest.fixture(scope="module")
+def one(workspace: tuple[Path, dict]) -> dict[str, torch.Tensor]:
+    """What one process makes of ``pretrain`` with accumulation 2."""
+    folder, section = workspace
+    run(folder, (), "pretrain", section | {"accumulation": 2}, "--pairs=pairs", "--codec=codec", "--base=one")
+    return weights(folder / "one")
+
+
+def test_two_processes_equal_one_with_doubled_accumulation(
+    workspace: tuple[Path, dict], one: dict[str, torch.Tensor]
+) -> None:
     folder, section = workspace
     ports = ("--pairs=pairs", "--codec=codec")
-    run(folder, (), "pretrain", section | {"accumulation": 2}, *ports, "--base=one")
     log = run(folder, (*LAUNCH, *QUIET), "pretrain", section | {"accumulation": 1}, *ports, "--base=two")
-    one, two = weights(folder / "one"), weights(folder / "two")
+    two = weights(folder / "two")
     assert one.keys() == two.keys()
     assert max((value - two[name]).abs().max().item() for name, value in one.items()) <= TOLERANCE
     assert log.count("pretrain step 2: 5/5 step") == 1
@@ -168,13 +177,13 @@ def _step(folder: Path, section: dict, processes: int, base: str) -> subprocess.
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_pod_with_several_gpus_trains_in_as_many_processes(workspace: tuple[Path, dict]) -> None:
+def test_a_pod_with_several_gpus_trains_in_as_many_processes(
+    workspace: tuple[Path, dict], one: dict[str, torch.Tensor]
+) -> None:
     folder, section = workspace
     done = _step(folder, section | {"accumulation": 1}, 2, "pod")
     assert done.returncode == 0, done.stderr[-6000:]
-    if not (folder / "one").is_dir():
-        run(folder, (), "pretrain", section | {"accumulation": 2}, "--pairs=pairs", "--codec=codec", "--base=one")
-    one, pod = weights(folder / "one"), weights(folder / "pod")
+    pod = weights(folder / "pod")
     assert max((value - pod[name]).abs().max().item() for name, value in one.items()) <= TOLERANCE
     described = json.loads((folder / "pod.json").read_text())["artifacts"]["base"]["artifacts"][0]["metadata"]
     assert described["stage"] == "pretrain"
