@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import httpx
@@ -27,6 +28,10 @@ class Alert(BaseNotifier):
         """Set the line, a template."""
         super().__init__(**kwargs)
         self.text = text
+
+    def __call__(self, *args: Any) -> None:
+        """Tell it of one context; a copy does, since Airflow writes the text over the template."""
+        super(Alert, copy(self)).__call__(*args)
 
     def notify(self, context: Context) -> None:  # noqa: ARG002  Airflow's signature
         """Tell it."""

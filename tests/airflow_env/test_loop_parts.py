@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from prefrestore_loop import tasks, watch
+from prefrestore_loop.alerts import Alert, tell
 from prefrestore_loop.assets import CHALLENGER, CHAMPION, PREFERENCES
 from prefrestore_loop.program import ProgramCrashedError, ProgramRefusedError, last_json, program
 from prefrestore_loop.watch import PreferenceStoreTrigger, StoreError, digest_of_listing
@@ -124,6 +126,27 @@ def test_bad_shards_are_told_and_the_rest_is_used(stand_in: Any, webhook: Any) -
     found = tasks.check_preferences("votes", {PREFERENCES: [event]})
     assert found == {"watermark": "w", "valid": 5, "set_aside": 1}
     assert "part-x: damaged" in webhook.lines[0]
+
+
+def test_an_alert_tells_of_every_context(webhook: Any) -> None:
+    """One notifier stands for all tasks of a DAG."""
+    alert = Alert("{{ what }} failed")
+    for what in ("a", "b"):
+        alert({"what": what})
+    asyncio.run(_awaited(Alert("{{ what }} is late", context={"what": "c"})))
+    assert webhook.lines == ["a failed", "b failed", "c is late"]
+
+
+async def _awaited(alert: Alert) -> None:
+    await alert
+
+
+def test_a_webhook_that_fails_fails_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    secret = {"conn_type": "http", "password": "http://127.0.0.1:9/secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_PREFRESTORE_WEBHOOK", json.dumps(secret))
+    tell("something")
+    assert "the webhook of connection 'prefrestore_webhook' does not take it (ConnectError)" in caplog.text
+    assert "/secret" not in caplog.text
 
 
 # --- watching ----------------------------------------------------------------------------------

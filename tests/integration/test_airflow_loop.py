@@ -1,7 +1,8 @@
 """The loop runs by itself and a person decides: real Airflow services on PostgreSQL, S3 and MLflow over the wire.
 
 Kubeflow is a server whose back half really runs the compiled package. Faults happen on the way: too few judgements,
-shards that arrive twice, a damaged shard, an interface that answers 500 and cuts connections, killed services.
+shards that arrive twice, a damaged shard, an interface that answers 500 and cuts connections, killed services. The
+run takes longer than the deadline, so that its alert is given too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 
 import boto3
 import httpx
+import numpy as np
 import pytest
 import yaml
 
 from conftest import POSTGRESQL, Program, free_port
 from prefrestore import configfile
 from prefrestore.config import Config
+from prefrestore.data.images import encode_png
 from prefrestore.data.preferences import Judgement, pair_id
 from prefrestore.data.vote_store import append
 from prefrestore.reward_model.dataset import load_candidates
@@ -38,6 +41,8 @@ pytestmark = pytest.mark.xdist_group("airflow")
 
 BUCKET, STORE, RELEASES, MODEL = "loop", "s3://loop/team", "s3://loop/releases", "loop-restorer"
 MINIMUM = 8
+DEADLINE = "0.01"
+"""Hours; training takes longer."""
 EARLIER = ("ingest", "degrade", "train_codec", "train_baseline", "pretrain", "sample_candidates")
 SHORT = {"steps": 8}
 TOKEN = "a-token-of-the-tests"
@@ -173,6 +178,7 @@ def _airflow(repository: Path, home: Path, project: Path, postgresql: str, kubef
         "PRESET": "smoke",
         "PIPELINE_VERSION": "realign",
         "COOLDOWN_HOURS": "0.001",
+        "DEADLINE_HOURS": DEADLINE,
     }
     program = connection(conn_type="generic", extra={"program": _program(), "folder": str(project)})
     environment = airflow_environment(
@@ -214,15 +220,17 @@ def test_the_loop_runs_by_itself_and_a_person_decides(loop: Loop) -> None:
     _killed_services_start_no_second_run(loop)
     _a_challenger_waits_with_its_verdict(loop)
     _approval_moves_the_champion(loop)
+    _a_champion_that_drifts_is_told(loop)
     _promotion_starts_nothing(loop)
     _rollback(loop)
+    _rejection_is_recorded_and_changes_nothing(loop)
 
 
 def _services_come_up(loop: Loop) -> None:
     airflow = loop.airflow
     eventually(lambda: airflow.client.get("/api/v2/monitor/health").status_code == httpx.codes.OK, 180, "API server")
     airflow.log_in()
-    for dag in ("realign_on_preferences", "promote"):
+    for dag in ("realign_on_preferences", "promote", "champion_drift"):
         eventually(lambda dag=dag: airflow.client.get(f"/api/v2/dags/{dag}").status_code == httpx.codes.OK, 120, dag)
         airflow.send("PATCH", f"dags/{dag}", {"is_paused": False})
 
@@ -277,6 +285,7 @@ def _killed_services_start_no_second_run(loop: Loop) -> None:
     parameters = run["runtime_config"]["parameters"]
     assert (parameters["votes"], parameters["preset"]) == (STORE, "smoke")
     assert parameters["data_version"]
+    assert f"realign_on_preferences: a run has taken more than {DEADLINE} hours" in loop.webhook.lines
 
 
 def _a_challenger_waits_with_its_verdict(loop: Loop) -> None:
@@ -304,18 +313,48 @@ def _aliases(loop: Loop) -> dict[str, int]:
     return {alias: number for number, row in _versions(loop).items() for alias in row["aliases"]}
 
 
-def _approval_moves_the_champion(loop: Loop) -> None:
-    run = loop.airflow.runs("promote")[-1]["dag_run_id"]
-    answer = {"chosen_options": ["Promote"], "params_input": {"why": "looks better"}}
+def _decide(loop: Loop, run: str, option: str, why: str) -> None:
+    """Answer as a person would, not within the moment in which the scheduler has not yet heard that the task waits."""
+    key = f"TaskInstanceKey(dag_id='promote', task_id='approval', run_id='{run}'"
+    heard = f"executor event with state success for task instance {key}"
+    eventually(lambda: heard in loop.airflow.log("scheduler"), 60, "the scheduler")
+    answer = {"chosen_options": [option], "params_input": {"why": why}}
     loop.airflow.send("PATCH", f"dags/promote/dagRuns/{run}/taskInstances/approval/-1/hitlDetails", answer)
+
+
+def _log(loop: Loop) -> str:
+    done = subprocess.run([_program(), "model", "log"], cwd=loop.folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _approval_moves_the_champion(loop: Loop) -> None:
+    _decide(loop, loop.airflow.runs("promote")[-1]["dag_run_id"], "Promote", "looks better")
     eventually(lambda: _state(loop, "promote", "promote") == "success", 120, "promotion")
     assert _aliases(loop) == {"champion": 2, "previous": 1}
-    log = subprocess.run([_program(), "model", "log"], cwd=loop.folder, capture_output=True, text=True, check=True)
-    assert f"{USER}  promote 2: looks better" in log.stdout
+    assert f"{USER}  promote 2: looks better" in _log(loop)
     events = loop.airflow.get("assets/events?order_by=timestamp")["asset_events"]
     named = [(event["name"], event["extra"].get("version")) for event in events]
     assert named == [("prefrestore_preferences", None), ("prefrestore_challenger", 2), ("prefrestore_champion", 2)]
     assert events[0]["extra"]["payload"]["new"] == MINIMUM
+
+
+def _a_champion_that_drifts_is_told(loop: Loop) -> None:
+    """Fresh pictures that are no faces: what was just released is really measured on them, and surely worse."""
+    rng, size = np.random.default_rng(0), configfile.load(loop.folder / "params.yaml").ingest.image_size
+    for name in [f"{folder}/{number}.png" for folder in ("lq", "hq") for number in range(6)]:
+        path = loop.folder / "fresh" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)))
+    run = _triggered(loop, "champion_drift", data=str(loop.folder / "fresh"))
+    eventually(lambda: loop.airflow.tasks("champion_drift", run).get("judge") == "success", 180, "drift")
+    (told,) = [line for line in loop.webhook.lines if "drifts on fresh data" in line]
+    assert told.startswith(f"{MODEL} version 2 drifts on fresh data: ")
+    assert "psnr " in told
+
+
+def _triggered(loop: Loop, dag: str, **conf: Any) -> str:
+    body = {"logical_date": None, "conf": conf}
+    return str(loop.airflow.send("POST", f"dags/{dag}/dagRuns", body)["dag_run_id"])
 
 
 def _promotion_starts_nothing(loop: Loop) -> None:
@@ -325,8 +364,17 @@ def _promotion_starts_nothing(loop: Loop) -> None:
 
 
 def _rollback(loop: Loop) -> None:
-    body = {"logical_date": None, "conf": {"action": "rollback", "why": "it was not", "who": "rita"}}
-    run = loop.airflow.send("POST", "dags/promote/dagRuns", body)["dag_run_id"]
+    run = _triggered(loop, "promote", action="rollback", why="it was not", who="rita")
     eventually(lambda: loop.airflow.tasks("promote", run).get("rollback") == "success", 120, "rollback")
     assert _aliases(loop) == {"champion": 1, "previous": 2}
     assert loop.airflow.tasks("promote", run)["approval"] == "skipped"
+
+
+def _rejection_is_recorded_and_changes_nothing(loop: Loop) -> None:
+    run = _triggered(loop, "promote", version=2)
+    eventually(lambda: loop.airflow.tasks("promote", run).get("approval") == "awaiting_input", 120, "approval")
+    _decide(loop, run, "Reject", "too smooth")
+    eventually(lambda: loop.airflow.tasks("promote", run).get("reject") == "success", 120, "rejection")
+    assert loop.airflow.tasks("promote", run)["promote"] == "skipped"
+    assert f"{USER}  reject 2: too smooth" in _log(loop)
+    assert _aliases(loop) == {"champion": 1, "previous": 2}
