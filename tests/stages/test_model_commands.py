@@ -161,6 +161,42 @@ def test_listing_and_comparing(root: Path) -> None:
     assert "as released" in _call(root, "show", "1")
 
 
+def _evaluated(root: Path, **psnr: float) -> Path:
+    folder = root / "fresh"
+    folder.mkdir(exist_ok=True)
+    columns = {"policy": {"psnr": {"std": 1.0, "n": 8, **psnr}}}
+    (folder / "metrics.json").write_text(json.dumps({"columns": columns}), encoding="utf-8")
+    return folder
+
+
+def test_drift_compares_the_champion_with_its_release(root: Path) -> None:
+    """Its release has a mean of 2 over 8 faces with a deviation of 1; smoke's margin for PSNR is 0.2."""
+    _call(root, "promote", "2", "--why", "first")
+    found = json.loads(_call(root, "drift", str(_evaluated(root, mean=-3.0)), "--json"))
+    (row,) = found["metrics"]
+    assert (found["version"], found["worse"]) == (f"{MODEL} version 2", ["psnr"])
+    assert (row["released"], row["now"], row["gain"], row["margin"]) == (2.0, -3.0, -5.0, 0.2)
+    assert row["low"] < -5.0 < row["high"] < -0.2
+    header, line = _call(root, "drift", str(_evaluated(root, mean=-3.0))).splitlines()
+    assert header.split() == ["metric", "released", "now", "gain", "interval"]
+    assert line.split()[:4] + line.split()[-1:] == ["psnr", "2", "-3", "-5", "worse"]
+    assert json.loads(_call(root, "drift", str(_evaluated(root, mean=1.9)), "--json"))["worse"] == []
+    other = json.loads(_call(root, "drift", str(_evaluated(root, mean=1.9)), "--number", "1", "--json"))
+    assert (other["version"], other["metrics"][0]["released"]) == (f"{MODEL} version 1", 1.0)
+
+
+def test_drift_that_cannot_be_measured_is_one_line(root: Path) -> None:
+    with pytest.raises(UserError, match="no champion yet"):
+        _call(root, "drift", str(_evaluated(root, mean=1.0)))
+    _call(root, "promote", "1", "--why", "first")
+    with pytest.raises(UserError, match=r"holds no metrics\.json: make it with prefrestore evaluate"):
+        _call(root, "drift", str(root / "nothing"))
+    for damaged in ("{", "{}", '{"columns": {"policy": {"psnr": {}}}}'):
+        (root / "fresh" / "metrics.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(UserError, match="is damaged or of another kind"):
+            _call(root, "drift", str(root / "fresh"))
+
+
 def test_aliases_moved_by_hand_are_overruled(root: Path) -> None:
     _call(root, "promote", "1", "--why", "first")
     Registry(f"sqlite:///{root / 'mlflow.db'}").set_alias(MODEL, "champion", 3)

@@ -22,7 +22,7 @@ def report(evaluation: Path, released: Any, table: Mapping[str, Any], file: Path
     """Return how the metrics of an evaluation differ from those of a release.
 
     Raises:
-        UserError: the folder holds no evaluation.
+        UserError: the folder holds no evaluation, or a damaged one.
     """
     from prefrestore.evaluation.drift import shifts
 
@@ -31,8 +31,9 @@ def report(evaluation: Path, released: Any, table: Mapping[str, Any], file: Path
         raise UserError(f"{evaluation}: holds no metrics.json: make it with prefrestore evaluate --out {evaluation}")
     section = configfile.load_section(file, "evaluate", config.EvaluateConfig)
     directions = {name: row["direction"] for name, row in table["metrics"].items()}
-    now = artifacts.read_json(path)["columns"]["policy"]
-    return shifts(released["columns"]["policy"], now, directions, section.margins, section.confidence)
+    with artifacts.reading(path):
+        now = artifacts.read_json(path)["columns"]["policy"]
+        return shifts(released["columns"]["policy"], now, directions, section.margins, section.confidence)
 
 
 def show(found: list[Shift], name: str, *, as_json: bool) -> None:
