@@ -27,7 +27,7 @@ BLOCK_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # output rows of a block in the
 LANES = 4  # rows of a matrix that BLAS works on together
 HALF_SPEED = 7  # rows of a matrix at which BLAS reaches half its speed, measured
 ODD_ROWS = 6  # rows that take as long as those left over where lanes do not divide the rows, measured
-CALL_COST = 300  # multiplications that take as long as a call, per pixel of a row, measured
+CALL_COST = 100  # multiplications that take as long as a call, per pixel of a row, measured
 DENSE_COST = 450  # cost of cv2.filter2D (by Fourier transform) in multiplications a pixel, measured
 
 
@@ -65,8 +65,8 @@ def correlate_resize(image: np.ndarray, kernel: np.ndarray, target: Resize) -> n
     if not _pays(len(columns), (height, width), target, len(kernel)):
         return resize(correlate(image, kernel), target)
     with _blas().limit(limits=1, user_api="blas"):  # a fixed number of threads gives fixed bits
-        vertical = _operator(columns, height, target.height, target.mode)
-        horizontal = _operator(rows, width, target.width, target.mode)
+        vertical = _operator(columns, height, target.height, target.mode, "vertical")
+        horizontal = _operator(rows, width, target.width, target.mode, "horizontal")
         return _apply_columns(_apply_rows(image, vertical, len(kernel)), horizontal, len(kernel))
 
 
@@ -131,7 +131,7 @@ def _scatter(before: int, after: int, mode: str, size: int) -> np.ndarray:
     return columns + np.arange(after)[:, None] * (before + 2 * (size // 2))
 
 
-def _operator(factors: np.ndarray, before: int, after: int, mode: str) -> np.ndarray:
+def _operator(factors: np.ndarray, before: int, after: int, mode: str, name: str) -> np.ndarray:
     """Return resampling times correlation along one axis: [rank, after, before], borders reflected.
 
     Args:
@@ -139,18 +139,22 @@ def _operator(factors: np.ndarray, before: int, after: int, mode: str) -> np.nda
         before: inputs along the axis.
         after: outputs along the axis.
         mode: interpolation.
+        name: of the memory that it is written to.
     """
     rank, size = factors.shape
     radius = size // 2
-    weights = _band(before, after, mode)[1]
-    combined = np.zeros((rank, after, weights.shape[1] + size - 1), np.float32)
-    kernels = factors.astype(np.float32)[:, None]
-    for tap in range(weights.shape[1]):
-        combined[:, :, tap : tap + size] += weights[None, :, tap, None] * kernels
-    padded = np.zeros((rank, after, before + 2 * radius), np.float32)
-    padded.reshape(rank, -1)[:, _scatter(before, after, mode, size)] = combined
-    padded[:, :, radius + 1 : 2 * radius + 1] += padded[:, :, :radius][:, :, ::-1]
-    padded[:, :, before - 1 : before + radius - 1] += padded[:, :, before + radius :][:, :, ::-1]
+    first, weights = _band(before, after, mode)
+    taps = weights.shape[1]
+    shifted = np.zeros((rank, taps, taps + size - 1), np.float32)
+    for tap in range(taps):
+        shifted[:, tap, tap : tap + size] = factors
+    padded = _memory.array(name, (rank, after, before + 2 * radius), np.dtype(np.float32))
+    padded.fill(0)
+    padded.reshape(rank, -1)[:, _scatter(before, after, mode, size)] = weights @ shifted
+    low = padded[:, : np.searchsorted(first, radius)]  # the outputs that see beyond the first input
+    high = padded[:, np.searchsorted(first, before - radius - taps) :]
+    low[:, :, radius + 1 : 2 * radius + 1] += low[:, :, :radius][:, :, ::-1]
+    high[:, :, before - 1 : before + radius - 1] += high[:, :, before + radius :][:, :, ::-1]
     return padded[:, :, radius : radius + before]
 
 
@@ -184,26 +188,17 @@ def _block_rows(rank: int, size: int, before: int, after: int) -> int:
 def _apply_rows(image: np.ndarray, operator: np.ndarray, size: int) -> np.ndarray:
     """Contract the rows of [H, W, C] with [rank, after, H]; return [C, after, rank, W]."""
     rank, after, before = operator.shape
-    planes = _planes(image)
-    channels, _, width = planes.shape
-    result = _memory.array("rows", (channels, after, rank, width), np.dtype(np.float32))
+    _, width, channels = image.shape
+    pixels = _memory.array("pixels", (before, width * channels), np.dtype(np.float32))
+    np.copyto(pixels, image.reshape(before, -1))
+    result = _memory.array("rows", (after * rank, width * channels), np.dtype(np.float32))
     rows = operator.transpose(1, 0, 2)
     for outputs, inputs in _blocks(before, after, size, _block_rows(rank, size, before, after)):
         block = rows[outputs, :, inputs].reshape(-1, inputs.stop - inputs.start)
-        for plane, target in zip(planes, result, strict=True):
-            np.matmul(block, plane[inputs], out=target[outputs].reshape(-1, width))
-    return result
-
-
-def _planes(image: np.ndarray) -> np.ndarray:
-    """Return the channels of [H, W, C] as float32 [C, H, W], in memory that the thread's next call uses again."""
-    shape = (image.shape[2], *image.shape[:2])
-    channels = list(_memory.array("channels", shape, image.dtype))
-    cv2.split(image, channels)
-    planes = _memory.array("planes", shape, np.dtype(np.float32))
-    for plane, channel in zip(planes, channels, strict=True):
-        np.copyto(plane, channel)
-    return planes
+        np.matmul(block, pixels[inputs], out=result[outputs.start * rank : outputs.stop * rank])
+    planes = _memory.array("planes", (channels, after * rank, width), np.dtype(np.float32))
+    cv2.split(result.reshape(after * rank, width, channels), list(planes))
+    return planes.reshape(channels, after, rank, width)
 
 
 class _Memory(threading.local):
