@@ -70,7 +70,7 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 bench: setup .venv-airflow/installed ## run the comparisons in benchmarks/; each prints a table
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
-images: ## build the container images data and train; see docker/build.sh for BASE, PREFIX, BUILDER
+images: ## build the container images data, train, airflow; see docker/build.sh for BASE, PREFIX, BUILDER
 	@docker/build.sh
 
 airflow: setup .venv-airflow/installed ## Airflow on this machine with the DAGs, on loopback; see docs/operations.md
