@@ -45,8 +45,8 @@ run: setup ## run the whole graph; DATA=folder of images, PRESET=name of a file 
 test: setup .venv-airflow/installed ## run all tests but those in containers; TESTS=path for some
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --ignore=tests/integration/test_containers.py $(TESTS)
 
-test-containers: setup ## run a pipeline in images built from docker/ (root, podman, runc, debootstrap)
-	pytest tests/integration/test_containers.py
+test-containers: setup ## run a pipeline in images built from docker/ (needs root, podman, runc, debootstrap)
+	OMP_NUM_THREADS=1 pytest tests/integration/test_containers.py
 
 check: setup ## format, lint, types, import rules, configuration, dvc.yaml
 	ruff format --check .

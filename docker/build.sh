@@ -28,7 +28,7 @@ build() { # image, base, options
     # BUILD_FLAGS is a list of words.
     # shellcheck disable=SC2086
     "$builder" build --file docker/Dockerfile --tag "$image" ${BUILD_FLAGS:-} \
-        --build-arg "BASE=$2" --build-arg "VERSION=$tag" "${@:3}" . > >(sed "s/^/$1: /") 2>&1 &
+        --build-arg "BASE=$2" --build-arg "VERSION=$tag" "${@:3}" . > >(awk -v "image=$1" '{print image ": " $0; fflush()}') 2>&1 &
     builds+=($!)
 }
 
