@@ -16,7 +16,7 @@ from pipelines.remote import CRON_FIELDS
 
 VERSION = "1.33"
 KSERVE = {"minReplicas": int, "maxReplicas": int, "scaleMetric": str, "scaleTarget": int, "timeout": int}
-"""Those of KServe's own fields of a predictor that we use; all others are fields of a pod (serving.kserve.io/v1beta1)."""
+"""KServe's own fields of a predictor that we use; all others are fields of a pod (serving.kserve.io/v1beta1)."""
 SCALE_METRICS = {"cpu", "memory", "concurrency", "rps"}
 
 
@@ -32,7 +32,7 @@ def test_objects_are_valid(repository: Path) -> None:
 
 
 def test_predictor_of_kserve_is_valid(repository: Path) -> None:
-    """KServe's schema is no part of Kubernetes: its own fields are checked here, the rest as the pod that it becomes."""
+    """KServe's schema is no part of Kubernetes: its fields are checked here, the rest as the pod that it becomes."""
     text = (repository / "deploy" / "kserve" / "inferenceservice.yaml").read_text(encoding="utf-8")
     service = yaml.safe_load(text)
     assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
