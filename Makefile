@@ -45,8 +45,8 @@ run: setup ## run the whole graph; DATA=folder of images, PRESET=name of a file 
 test: setup .venv-airflow/installed ## run all tests but those in containers; TESTS=path for some
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup --ignore=tests/integration/test_containers.py $(TESTS)
 
-test-containers: setup ## run a pipeline in images built from docker/ (root, podman, runc, debootstrap)
-	pytest tests/integration/test_containers.py
+test-containers: setup ## run a pipeline in images built from docker/ (needs root, podman, runc, debootstrap)
+	OMP_NUM_THREADS=1 pytest tests/integration/test_containers.py
 
 check: setup ## format, lint, types, import rules, configuration, dvc.yaml
 	ruff format --check .
@@ -70,7 +70,7 @@ lock: setup ## resolve requirements/*.lock again (needs an index; platform packa
 bench: setup .venv-airflow/installed ## run the comparisons in benchmarks/; each prints a table
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
-images: ## build the container images data and train; see docker/build.sh for BASE, PREFIX, BUILDER
+images: ## build the container images data, train, airflow; see docker/build.sh for BASE, PREFIX, BUILDER
 	@docker/build.sh
 
 airflow: setup .venv-airflow/installed ## Airflow on this machine with the DAGs, on loopback; see docs/operations.md

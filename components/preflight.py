@@ -52,6 +52,7 @@ def resolve(chosen: Mapping[str, str]) -> dict[str, Any]:
     request = pools.choose(chosen["gpu_pool"], chosen["gpu_count"] or "0", chosen["spot"])
     launch = _launch(chosen, request)
     check_registries(sections)
+    check_store(sections["publish"]["store"])
     inside_job = "trainjob" in launch
     parts = [{**sections["degrade"], "shard_index": n, "shard_count": _shards(chosen)} for n in range(_shards(chosen))]
     return {
@@ -142,12 +143,21 @@ def _launch(chosen: Mapping[str, str], request: pools.Request) -> dict[str, Any]
 
 
 def check_registries(sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """Ask every MLflow server that the run will need whether it answers; an embedded one makes itself."""
-    from prefrestore.registry.versions import Registry
+    """Ask every MLflow that the run will need whether it answers; an embedded one makes itself."""
+    from prefrestore.registry import backends
 
     for uri in sorted({str(sections[name]["registry"]) for name in ("fetch_champion", "publish")}):
-        if uri.startswith(("http://", "https://")):
-            Registry(uri)
+        if not uri.startswith(backends.SQLITE):
+            backends.open_backend(uri)
+
+
+def check_store(address: str) -> None:
+    """Ask the release store for its audit log, if it is one that has to answer."""
+    from prefrestore.registry import stores
+
+    store = stores.open_store(address)
+    if address.startswith(stores.S3):
+        store.names("audit")
 
 
 def version_of_data(chosen: Mapping[str, str], sections: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the images data and train: docker/build.sh [TAG]. Uses docker, podman or buildah, whichever is there first; BUILDER names one.
+# Builds the images data, train and airflow side by side: docker/build.sh [TAG]. Uses docker, podman or buildah, whichever is there
+# first; BUILDER names one.
 #
-#   BASE        base image of both
+#   BASE        base image of all
 #   TRAIN_BASE  base image of train, such as nvidia/cuda:12.8.1-runtime-ubuntu24.04
 #   PREFIX      registry and folder before the names (prefrestore)
 #   BUILD_FLAGS more options of the builder: secrets, volumes, network, isolation
@@ -19,13 +20,20 @@ if [ -z "$builder" ]; then
     exit 2
 fi
 
-build() { # image, lock, base
+builds=()
+trap 'kill "${builds[@]}" 2> /dev/null || true' EXIT
+
+build() { # image, base, options
+    local image="${PREFIX:-prefrestore}/$1:$tag"
     # BUILD_FLAGS is a list of words.
     # shellcheck disable=SC2086
-    "$builder" build --file docker/Dockerfile --tag "${PREFIX:-prefrestore}/$1:$tag" ${BUILD_FLAGS:-} \
-        --build-arg "BASE=$3" --build-arg "LOCK=$2" --build-arg "VERSION=$tag" .
-    echo "${PREFIX:-prefrestore}/$1:$tag"
+    "$builder" build --file docker/Dockerfile --tag "$image" ${BUILD_FLAGS:-} \
+        --build-arg "BASE=$2" --build-arg "VERSION=$tag" "${@:3}" . > >(awk -v "image=$1" '{print image ": " $0; fflush()}') 2>&1 &
+    builds+=($!)
 }
 
-build data data "$base"
-build train run "${TRAIN_BASE:-$base}"
+build data "$base" --build-arg LOCK=data
+build train "${TRAIN_BASE:-$base}" --build-arg LOCK=run
+build airflow "$base" --target airflow
+for number in "${builds[@]}"; do wait "$number"; done
+printf '%s\n' "${PREFIX:-prefrestore}"/{data,train,airflow}":$tag"

@@ -15,6 +15,9 @@ from pipelines.compile import GOLDEN
 from pipelines.remote import CRON_FIELDS
 
 VERSION = "1.33"
+KSERVE = {"minReplicas": int, "maxReplicas": int, "scaleMetric": str, "scaleTarget": int, "timeout": int}
+"""KServe's own fields of a predictor that we use; all others are fields of a pod (serving.kserve.io/v1beta1)."""
+SCALE_METRICS = {"cpu", "memory", "concurrency", "rps"}
 
 
 def _objects(repository: Path) -> list[dict[str, Any]]:
@@ -26,6 +29,29 @@ def _objects(repository: Path) -> list[dict[str, Any]]:
 def test_objects_are_valid(repository: Path) -> None:
     for row in _objects(repository):
         kubernetes_validate.validate(row, VERSION, strict=True)
+
+
+def test_predictor_of_kserve_is_valid(repository: Path) -> None:
+    """KServe's schema is no part of Kubernetes: its fields are checked here, the rest as the pod that it becomes."""
+    text = (repository / "deploy" / "kserve" / "inferenceservice.yaml").read_text(encoding="utf-8")
+    service = yaml.safe_load(text)
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert set(service) == {"apiVersion", "kind", "metadata", "spec"}
+    (predictor,) = service["spec"].values()
+    own = {name: predictor.pop(name) for name in KSERVE}
+    assert {name: type(value) for name, value in own.items()} == KSERVE
+    assert own["minReplicas"] <= own["maxReplicas"]
+    assert own["scaleMetric"] in SCALE_METRICS
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": service["metadata"], "spec": predictor}
+    kubernetes_validate.validate(pod, VERSION, strict=True)
+
+
+def test_kustomizations_name_files_that_are_there(repository: Path) -> None:
+    files = list((repository / "deploy").rglob("kustomization.yaml"))
+    assert files
+    for file in files:
+        for name in yaml.safe_load(file.read_text(encoding="utf-8"))["resources"]:
+            assert (file.parent / name).is_file()
 
 
 def test_objects_are_those_that_pipelines_mount(repository: Path) -> None:

@@ -22,13 +22,14 @@ from prefrestore.stage import ARTIFACTS, STAGES
 from support import containers
 
 TAG = "test"
-IMAGES = {kind: f"localhost/prefrestore/{kind}:{TAG}" for kind in ("data", "train")}
+IMAGES = {kind: f"localhost/prefrestore/{kind}:{TAG}" for kind in ("data", "train", "airflow")}
+STEPS = {kind: IMAGES[kind] for kind in ("data", "train")}
 REALIGNED = ("collect_preferences", "train_reward", "align", "fetch_champion", "evaluate", "gate", "publish")
 
 
 @pytest.fixture(scope="module")
 def engine(repository: Path) -> Iterator[containers.Engine]:
-    """A Podman that has the project's images."""
+    """A Podman that has the images of ``make images``."""
     if reason := containers.missing():
         pytest.skip(reason)
     made = containers.Engine(Path(tempfile.mkdtemp(prefix="prefrestore-containers-")))
@@ -43,7 +44,7 @@ def engine(repository: Path) -> Iterator[containers.Engine]:
 
 def _start(engine: containers.Engine, project: Path, log: Path) -> subprocess.Popen[bytes]:
     given = [f"artifacts_uri={project / 'artifacts'}", "preset=smoke"]
-    given += [f"{kind}_image={image}" for kind, image in IMAGES.items()]
+    given += [f"{kind}_image={image}" for kind, image in STEPS.items()]
     command = [sys.executable, "-m", "prefrestore", "pipeline", "run", "realign", "--runner", "docker"]
     with log.open("wb") as stream:
         words = [f"--param={word}" for word in given]
@@ -75,14 +76,18 @@ def test_images_run_as_nobody_in_particular_and_hold_no_tools(engine: containers
     for image in IMAGES.values():
         assert engine.call("run", "--rm", image, "id", "-u").strip() == "10001"
         assert engine.call("run", "--rm", image, "sh", "-c", "command -v pip gcc make || true").strip() == ""
+    for kind, image in STEPS.items():
         assert "Blind face restoration" in engine.call("run", "--rm", image)
-    torch = [
-        "python3",
-        "-c",
-        "import importlib.util as u; print(u.find_spec('torch') is None, u.find_spec('kfp') is None)",
-    ]
-    assert engine.call("run", "--rm", IMAGES["data"], *torch).split() == ["True", "True"]
-    assert engine.call("run", "--rm", IMAGES["train"], *torch).split() == ["False", "True"]
+        probe = "import importlib.util as u; print(u.find_spec('torch') is not None, u.find_spec('kfp') is not None)"
+        found = engine.call("run", "--rm", image, "python3", "-c", probe).split()
+        assert found == [str(kind == "train"), "False"]
+
+
+def test_image_of_airflow_reads_every_dag(engine: containers.Engine, repository: Path) -> None:
+    files = sorted(path.stem for path in (repository / "dags").glob("*.py"))
+    probe = f"print(*[__import__(name).__name__ for name in {files}])"
+    found = engine.call("run", "--rm", IMAGES["airflow"], "python", "-c", probe)
+    assert found.splitlines()[-1].split() == files
 
 
 def test_realign_in_containers_gives_the_metrics_of_dvc_repro(
@@ -98,7 +103,7 @@ def test_realign_in_containers_gives_the_metrics_of_dvc_repro(
 
     ran = _executed(log)
     assert {name: set(ran[name]) for name in REALIGNED} == {
-        name: {IMAGES[resources.STEPS[name].image]} for name in REALIGNED
+        name: {STEPS[resources.STEPS[name].image]} for name in REALIGNED
     }
     assert "resumes at" in log
     (root,) = (finished / "runs").glob("prefrestore-realign-*")

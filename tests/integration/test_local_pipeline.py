@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -87,3 +88,17 @@ def test_a_killed_step_resumes_and_a_second_run_takes_the_cache_unless_data_chan
     weights.write_bytes(changed)
     _run(finished, command)
     assert {"fetch-from-root", "collect-preferences", "evaluate"} <= _executed(finished)
+
+
+def test_a_bad_choice_ends_the_run_in_its_first_step_with_one_line(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "presets", tmp_path / "presets")
+    command = [sys.executable, "-m", "prefrestore", "pipeline", "run", "full", "--param=gpu_pool=moon"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=_environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    said = [line.strip() for line in done.stdout.splitlines() if "moon" in line]
+    assert said == ["prefrestore: gpu_pool: there is no pool moon: choose from cpu, gpu"]
+    assert "Traceback" not in done.stdout + done.stderr
+    log = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
+    assert set(re.findall(r"Executing task '([\w-]+)'", log)) == {"preflight", "notify"}

@@ -80,7 +80,7 @@ class Engine:
         archive.unlink()
 
     def build(self, repository: Path, tag: str) -> None:
-        """Build both images as ``make images`` does, with this machine's pip configuration as the secret ``pip``."""
+        """Build the images as ``make images`` does, with this machine's pip configuration as the secret ``pip``."""
         flags = ["--layers=false", "--network", "host", *self._index()]
         own = {"BASE": BASE, "BUILDER": "podman", "BUILD_FLAGS": " ".join(flags), "PREFIX": "localhost/prefrestore"}
         done = subprocess.run(
@@ -98,7 +98,9 @@ class Engine:
             [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
         ).stdout
         values = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
-        settings = {name.rpartition(".")[2]: shlex.split(value)[0] for name, value in values.items()}
+        # As pip does: a variable of the environment goes over a file.
+        ranked = sorted(values, key=lambda name: name.startswith(":env:"))
+        settings = {name.rpartition(".")[2]: shlex.split(values[name])[0] for name in ranked}
         certificate = settings.pop("cert", None)
         settings.pop("constraint", None)  # the locks say every version
         folders = [word.removeprefix("file://") for value in settings.values() for word in value.split()]
@@ -115,4 +117,6 @@ class Engine:
         """Remove everything."""
         subprocess.run(["podman", "rm", "-af"], env=self.environment, capture_output=True, check=False)
         subprocess.run(["podman", "umount", "-af"], env=self.environment, capture_output=True, check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Podman's driver binds its folder upon itself.
+        subprocess.run(["umount", self.folder / "storage" / "overlay"], capture_output=True, check=False)
+        shutil.rmtree(self.folder)

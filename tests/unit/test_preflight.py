@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from components import notify, preflight
 from components.contract import Exchange
 from prefrestore.errors import UserError
+from prefrestore.runtime import storage
 from prefrestore.stage import STAGES
 
 GOOD = dict.fromkeys(preflight.OPTIONS, "") | {"preset": "smoke", "gpu_pool": "cpu", "gpu_count": "0", "changes": "{}"}
@@ -42,6 +44,8 @@ def project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"artifacts_uri": "/nowhere/at/all"}, "artifacts_uri: /nowhere/at/all is no folder"),
         ({"data_uri": "/nowhere/at/all"}, "/nowhere/at/all: no such folder"),
         ({"registry": "http://127.0.0.1:9"}, "registry http://127.0.0.1:9: no MLflow answers"),
+        ({"registry": "postgresql+psycopg2://me@127.0.0.1:9/mlflow"}, "127.0.0.1:9/mlflow: no MLflow answers"),
+        ({"release_store": "gs://bucket"}, "gs://bucket: releases lie in a folder or in S3"),
     ],
 )
 def test_bad_choice_is_one_line(choice: dict[str, str], said: str) -> None:
@@ -51,17 +55,23 @@ def test_bad_choice_is_one_line(choice: dict[str, str], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("project")
-def test_unreachable_s3_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefrestore.runtime import storage
+@pytest.fixture
+def dead_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Credentials for an S3 where nobody answers."""
+    values = {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    storage.forget_client()
+    yield
+    storage.forget_client()
 
-    for name, value in {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    storage.forget_client()
-    with pytest.raises(UserError, match="S3 cannot be reached"):
-        preflight.resolve(GOOD | {"data_uri": "s3://bucket/faces"})
-    storage.forget_client()
+
+@pytest.mark.usefixtures("project", "dead_s3")
+@pytest.mark.parametrize("field", ["data_uri", "artifacts_uri", "votes", "release_store"])
+def test_unreachable_s3_is_one_line(field: str) -> None:
+    with pytest.raises(UserError, match="S3 cannot be reached") as caught:
+        preflight.resolve(GOOD | {field: "s3://bucket/prefix"})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("project")

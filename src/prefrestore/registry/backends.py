@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+DATABASES = ("postgresql", "mysql")
 ANSWER_SECONDS = 10.0
 LOCK_SECONDS = 30.0
 PAGE = 1000
@@ -223,11 +224,15 @@ def connect(uri: str) -> MlflowClient:
     """
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        if uri.startswith(DATABASES):
+            # MLflow itself asks again and again, for hours.
+            create_engine(uri, connect_args={"connect_timeout": int(ANSWER_SECONDS)}).connect().close()
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
