@@ -27,6 +27,8 @@ from prefrestore.data.vote_checks import consistency
 from prefrestore.data.vote_store import read
 from prefrestore.reward_model.candidates import INPUT_SCHEMA, Origin, make_candidate, write_candidates
 
+pytestmark = pytest.mark.xdist_group("vote_page")  # one store, one server
+
 CHROMIUM = Path("/usr/bin/chromium")
 FACES, BLURS = 8, (0.5, 1.5, 3.0)
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowDown", "x")

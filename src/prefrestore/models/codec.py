@@ -17,6 +17,8 @@ from prefrestore.errors import UserError
 
 CONSTANT = 12.0
 """Value of the constant channel that keeps the decoder's last RMSNorm almost linear at the start."""
+RIDGE = 1e-6
+"""Of the mean square of the features: keeps unused ones from making the least squares singular."""
 
 
 def build_codec(config: TrainCodecConfig) -> AutoencoderDC:
@@ -143,10 +145,13 @@ def _start_encoder(codec: AutoencoderDC, images: Tensor, latents: Tensor) -> Non
     features = hidden.movedim(1, -1).flatten(0, -2).double()
     shortcut = features.unflatten(1, (-1, encoder.out_shortcut_average_group_size)).mean(2)
     design = torch.cat([features, torch.ones_like(features[:, :1])], 1)
-    fit = torch.linalg.lstsq(design.T @ design + 1e-9 * torch.eye(design.shape[1]), design.T @ (latents - shortcut))
+    gram = design.T @ design
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    # Not lstsq: the last bits of its pivoted QR depend on where the tensors lie in memory.
+    solution = torch.cholesky_solve(design.T @ (latents - shortcut), torch.linalg.cholesky(gram))
     encoder.conv_out.weight.zero_()
-    encoder.conv_out.weight[:, :, 1, 1] = fit.solution[:-1].T.float()
-    encoder.conv_out.bias.copy_(fit.solution[-1].float())
+    encoder.conv_out.weight[:, :, 1, 1] = solution[:-1].T.float()
+    encoder.conv_out.bias.copy_(solution[-1].float())
 
 
 def _start_decoder(codec: AutoencoderDC, restore: Tensor, mean: Tensor) -> None:
