@@ -133,6 +133,7 @@ def main() -> None:
             f"{row['gap_closed']:11.2f} {row['calibration_error']:18.3f}"
         )
     print(f"chance {last['chance']:.3f}; " + _judges(last["judges"]))
+    print("orders pairs as each metric does: " + _judges(last["agreement"]))
     for name, fall in last["sensitivity"].items():
         print(f"{name:14} lowers the score of {fall['share_lower']:.0%}, by {fall['mean_fall']:.2f} log-odds")
     options.json.parent.mkdir(parents=True, exist_ok=True)

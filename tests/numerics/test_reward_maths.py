@@ -7,6 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from prefrestore.reward_model.accuracy import agreement
 from prefrestore.reward_model.annotator import choose, draw_pairs, gradient_magnitude, pooled_std, qualities, utilities
 from prefrestore.reward_model.bradley_terry import (
     expected_calibration_error,
@@ -17,6 +18,7 @@ from prefrestore.reward_model.bradley_terry import (
     smooth_targets,
     smoothing_from_agreement,
 )
+from prefrestore.reward_model.dataset import Comparisons
 from prefrestore.rewards.composite import CompositeReward, Part, count_nan, standardise_in_groups
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rewards.structure import low_band_distance, ms_ssim, ssim_terms, usable_scales
@@ -197,3 +199,16 @@ def test_smoothing_is_recovered_from_how_far_noisy_judges_agree(smoothing: float
 def test_few_couples_or_none_give_the_usual_smoothing() -> None:
     assert smoothing_from_agreement(float("nan"), 0) == smoothing_from_agreement(0.2, 3) == 0.05
     assert smoothing_from_agreement(0.1, 100) == 1.0
+
+
+def test_agreement_counts_every_pair_once_and_only_where_the_metric_tells() -> None:
+    logits = np.array([3.0, 2.0, 1.0, 0.0])
+    metrics = {"same": logits / 7, "other": -logits, "half": np.array([1.0, 0.0, 1.0, np.nan])}
+    showings = [(0, 1), (1, 0), (1, 2), (0, 2), (2, 3)]  # the first pair was shown twice
+    first, second = np.array(showings).T
+    rows = agreement(logits, metrics, Comparisons(first, second, np.zeros(5, np.int64)))
+    assert {name: (row["accuracy"], row["pairs"]) for name, row in rows.items()} == {
+        "same": (1.0, 4),
+        "other": (0.0, 4),
+        "half": (0.5, 2),
+    }

@@ -42,6 +42,7 @@ from prefrestore.rewards.preference import PreferenceReward
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.stage import STAGES, execute
+from tests.support.clip import save_siglip
 
 FACES, BLURS = 20, (0.4, 0.8, 1.2, 2.0)
 
@@ -231,9 +232,26 @@ def test_the_reward_learns_on_faces_it_never_saw(reward: Path) -> None:
     assert figures["held_out_faces"] == 3
     assert set(figures["sensitivity"]) == {"blur", "jpeg", "colour_shift", "noise", "identity_swap"}
     assert figures["sensitivity"]["blur"]["share_lower"] > 0.7
+    assert figures["agreement"]["psnr"]["accuracy"] > 0.7  # the candidates are more or less blurred
+    assert figures["agreement"]["psnr"]["pairs"] <= figures["judges"]["psnr"]["pairs"]
     history = artifacts.read_json(reward / "history.json")
     assert [row["step"] for row in history] == list(range(1, 61))
     assert np.mean([row["loss"] for row in history[-10:]]) < np.mean([row["loss"] for row in history[:10]])
+
+
+def test_the_stage_trains_heads_on_a_frozen_backbone(
+    root: Path, preferences: Path, training: TrainRewardConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert preferences.is_dir()
+    monkeypatch.setenv("PREFRESTORE_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    backbone = save_siglip(tmp_path / "siglip")
+    config = training.model_copy(update={"backbone": str(backbone), "steps": 20, "weights": {"preference": 1.0}})
+    trained = run_stage("train_reward", config, root, tmp_path / "reward")
+    assert not any("siglip" in path.name for path in trained.rglob("*"))
+    pairs = load_pairs(root / "pairs", "train")
+    images = to_tensor(pairs.hq[:4])
+    with load_reward(trained) as composite:
+        assert composite.parts(images, references(pairs, None))["preference"].isfinite().all()
 
 
 def test_the_reward_sees_lq_and_candidate_but_never_hq(root: Path, reward: Path) -> None:

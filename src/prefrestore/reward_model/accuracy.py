@@ -70,6 +70,20 @@ def compare_judges(
     return {"chance": CHANCE, "judges": rows, "gap_closed": gap}
 
 
+def agreement(logits: np.ndarray, qualities: Mapping[str, np.ndarray], pairs: Comparisons) -> dict[str, Any]:
+    """Return the share of pairs that the network orders as each metric does; every pair once, whoever judged it.
+
+    Pairs in which a metric is equal or unknown (NaN) are left out of its row.
+    """
+    first, second = np.unique(np.sort(np.stack([pairs.first, pairs.second]), axis=0), axis=1)
+    preferred, rows = logits[first] - logits[second], {}
+    for name, values in qualities.items():
+        better = values[first] - values[second]
+        told = np.isfinite(better) & (better != 0)
+        rows[name] = accuracy_row(Decided(preferred[told], (better[told] > 0).astype(np.float64)))
+    return rows
+
+
 def by_margin(logits: np.ndarray, pairs: Comparisons, bins: int = 3) -> list[dict[str, Any]]:
     """Return the reward's accuracy over equal-sized bins of its own margin, from unsure to sure."""
     decided = judge(logits, pairs)

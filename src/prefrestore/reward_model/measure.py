@@ -12,6 +12,7 @@ from prefrestore.config import TrainRewardConfig
 from prefrestore.data.pairs import to_tensor
 from prefrestore.errors import UserError
 from prefrestore.reward_model.accuracy import (
+    agreement,
     by_ensemble,
     by_margin,
     calibrate,
@@ -56,6 +57,7 @@ def measure_reward(  # noqa: PLR0913 (the network, what it judged, and the seed)
     return {
         "held_out_faces": len(faces),
         **compare_judges(logits, qualities, held_out, utility_of(role)),
+        "agreement": agreement(logits, qualities, held_out),
         "by_margin": by_margin(logits, held_out),
         "by_ensemble": by_ensemble(members, held_out),
         "calibration": calibration,
