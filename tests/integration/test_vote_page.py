@@ -172,6 +172,19 @@ def test_undo_zoom_and_two_annotators_at_once(address: str, store: Path, browser
     assert not {row.pair_id for row in votes_of(store, "bob")} & {row.pair_id for row in votes_of(store, "cleo")}
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1920, 1080), (390, 844)])
+def test_pictures_and_buttons_are_in_sight_without_scrolling(
+    address: str, browser: Any, width: int, height: int
+) -> None:
+    page, _ = enter(browser, address, "eye")
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_timeout(300)
+    buttons = [f"#vote-{choice}" for choice in CHOICES.values()]
+    boxes = [page.locator(part).first.bounding_box() for part in ("#board .restored .frame", *buttons, "#undo")]
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes), boxes
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes), boxes
+
+
 def test_another_process_with_a_login_goes_on_where_the_first_was(
     candidates: Path, store: Path, browser: Any, tmp_path: Path
 ) -> None:
