@@ -20,7 +20,7 @@ if [ -z "$builder" ]; then
     exit 2
 fi
 
-builds=()
+builds=() images=()
 trap 'kill "${builds[@]}" 2> /dev/null || true' EXIT
 
 build() { # image, base, options
@@ -29,11 +29,17 @@ build() { # image, base, options
     # shellcheck disable=SC2086
     "$builder" build --file docker/Dockerfile --tag "$image" ${BUILD_FLAGS:-} \
         --build-arg "BASE=$2" --build-arg "VERSION=$tag" "${@:3}" . > >(awk -v "image=$1" '{print image ": " $0; fflush()}') 2>&1 &
-    builds+=($!)
+    builds+=($!) images+=("$image")
 }
 
 build data "$base" --build-arg LOCK=data
 build train "${TRAIN_BASE:-$base}" --build-arg LOCK=run
 build airflow "$base" --target airflow
 for number in "${builds[@]}"; do wait "$number"; done
-printf '%s\n' "${PREFIX:-prefrestore}"/{data,train,airflow}":$tag"
+for image in "${images[@]}"; do # a builder that was told to end says nothing
+    if [ -z "$("$builder" images --quiet "$image" 2> /dev/null || true)" ]; then
+        echo "build.sh: $image was not built: run this again" >&2
+        exit 1
+    fi
+    echo "$image"
+done
