@@ -44,7 +44,7 @@ class Face:
     """A face found in a photograph.
 
     Attributes:
-        square: its corners in the photograph as it is written, [4, 2].
+        square: its corners in the photograph as it was given, [4, 2].
         left_alone: why it was not restored; None: it was.
         restored: the restored face [S, S, 3] uint8; None: it was left alone.
         uncertain: the restored face in grey, red where the model guessed; None where one sample was drawn.
@@ -81,17 +81,18 @@ def restore_photograph(
     """
     if wishes.aligned:
         return _restore_aligned(pipeline, photograph, wishes, calibration)
-    whole = enlarge(photograph, wishes.scale)
-    seen = whole.rgb8()
+    seen = photograph.rgb8()
     faces = tuple(_face(pipeline, seen, box, wishes, calibration) for box in find_faces(seen))
-    pixels, uncertainty = whole.pixels, grey_of(seen) if wishes.drawing.samples > 1 else None
+    whole = enlarge(photograph, wishes.scale)
+    pixels, uncertainty = whole.pixels, grey_of(whole.rgb8()) if wishes.drawing.samples > 1 else None
     for face in reversed(faces):  # the largest last: it lies in front
         if face.restored is None:
             continue
+        place = (face.square + 0.5) * wishes.scale - 0.5
         matched = match_colours(face.restored, crop(seen, face.square, len(face.restored)))
-        pixels = paste(pixels, grey_of(matched) if whole.grey else matched, face.square)
+        pixels = paste(pixels, grey_of(matched) if whole.grey else matched, place)
         if uncertainty is not None and face.uncertain is not None:
-            uncertainty = paste(uncertainty, face.uncertain, face.square)
+            uncertainty = paste(uncertainty, face.uncertain, place)
     return Restored(replace(whole, pixels=pixels), faces, uncertainty)
 
 
