@@ -6,19 +6,22 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from PIL import Image
+from skimage import data
 
 from prefrestore import artifacts, configfile
 from prefrestore.commands import evaluate as evaluate_command
 from prefrestore.commands import restore as restore_command
-from prefrestore.data.images import decode_png, encode_png
+from prefrestore.data.images import decode_png, encode_png, sharpness
 from prefrestore.data.pairing import Pairing, make_pairs, write_pairs
 from prefrestore.data.pairs import load_pairs, to_tensor
+from prefrestore.data.photographs import read_photograph
 from prefrestore.data.tables import COUNTS, FACE_SCHEMA, write_rows
 from prefrestore.errors import UserError
 from prefrestore.evaluation.columns import Sampling, all_columns, champion_columns
@@ -36,6 +39,7 @@ from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.stages import evaluate, gate
 
 SIZE, FACES = 32, 4
+CAMERA, ORIENTATION = 0x010F, 0x0112
 SAMPLING = Sampling(samples=2, steps=2, batch_size=3, seed=0)
 
 
@@ -191,28 +195,122 @@ def faces(tmp_path: Path) -> Path:
     return folder
 
 
+def restored(*values: str | Path) -> Result:
+    return CliRunner().invoke(restore_command.command, _arguments(*values))
+
+
 def test_restore_repeats_its_bytes_whatever_else_is_there(inputs: dict[str, Path], faces: Path, tmp_path: Path) -> None:
-    model, out = inputs["base"].parent, tmp_path / "out"
-    done = CliRunner().invoke(restore_command.command, _arguments(faces, out, "--model", model, "--steps", 2))
+    options, out = ("--model", inputs["base"].parent, "--steps", 2, "--aligned"), tmp_path / "out"
+    done = restored(faces, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "2 written" in done.output
     assert "wide.png: not square (40 x 30 px)" in done.output
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png"]
     assert decode_png((out / "1.png").read_bytes()).shape == (SIZE, SIZE, 3)
     alone = tmp_path / "alone.png"
-    CliRunner().invoke(restore_command.command, _arguments(faces / "0.png", alone, "--model", model, "--steps", 2))
+    restored(faces / "0.png", "-o", alone, *options)
     assert alone.read_bytes() == (out / "0.png").read_bytes()
-    again = CliRunner().invoke(restore_command.command, _arguments(faces / "0.png", alone, "--model", model))
+    again = restored(faces / "0.png", "-o", alone, *options)
     assert isinstance(again.exception, UserError)  # it stands there already
 
 
 def test_restore_paints_where_it_guessed(inputs: dict[str, Path], faces: Path, tmp_path: Path) -> None:
-    options = ["--model", inputs["base"].parent, "--steps", 2, "--uncertainty", "--samples", 3]
-    arguments = _arguments(faces / "0.png", tmp_path / "a.png", *options)
-    done = CliRunner().invoke(restore_command.command, arguments)
+    options = ["--model", inputs["base"].parent, "--steps", 2, "--uncertainty", "--samples", 3, "--aligned"]
+    done = restored(faces / "0.png", "-o", tmp_path / "a.png", *options)
     assert done.exit_code == 0, done.output
     assert "red shows the samples' spread" in done.output
     assert decode_png((tmp_path / "a.uncertainty.png").read_bytes()).shape == (SIZE, SIZE, 3)
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """One public-domain photograph of a person, too soft, with what a camera notes."""
+    soft = cv2.GaussianBlur(np.ascontiguousarray(data.astronaut()), (0, 0), 4)
+    exif = Image.Exif()
+    exif[CAMERA] = "camera"
+    exif[ORIENTATION] = 6
+    path = tmp_path / "person.jpg"
+    Image.fromarray(np.ascontiguousarray(np.rot90(soft))).save(path, exif=exif, quality=95, subsampling=0)
+    return path
+
+
+def test_a_photograph_stays_as_it_was_around_its_face(
+    inputs: dict[str, Path], photograph: Path, tmp_path: Path
+) -> None:
+    options = ("--model", inputs["base"].parent, "--steps", 2)
+    out = tmp_path / "out"
+    done = restored(photograph, "-o", out, *options, "--uncertainty", "--samples", 2)
+    assert done.exit_code == 0, done.output
+    with Image.open(out / "person.jpg") as written:
+        assert written.getexif() == {CAMERA: "camera"}
+        assert written.size == (512, 512)
+    before = read_photograph(photograph.read_bytes())
+    assert restored(photograph, "-o", tmp_path / "person.png", *options).exit_code == 0
+    after = read_photograph((tmp_path / "person.png").read_bytes())
+    changed = (before.pixels != after.pixels).any(2)
+    rows, columns = np.nonzero(changed)
+    assert 100 < np.ptp(rows) < 300
+    assert 100 < np.ptp(columns) < 300
+    assert 50 < rows.mean() < 250  # upright: her face is above the middle
+    assert decode_png((out / "person.uncertainty.png").read_bytes()).shape == (512, 512, 3)
+    first = (tmp_path / "person.png").read_bytes()
+    assert restored(photograph, "-o", tmp_path / "person.png", *options, "--force").exit_code == 0
+    assert (tmp_path / "person.png").read_bytes() == first
+
+
+def test_fidelity_scale_and_faces_by_themselves(inputs: dict[str, Path], photograph: Path, tmp_path: Path) -> None:
+    options = ("--model", inputs["base"].parent, "--steps", 2, "--samples", 3)
+    for fidelity in (0, 1):
+        out = tmp_path / f"{fidelity}.png"
+        done = restored(photograph, "-o", out, *options, "--fidelity", fidelity, "--face-only")
+        assert done.exit_code == 0, done.output
+        assert not out.exists()
+    sharp, mean = (decode_png((tmp_path / f"{fidelity}.face1.png").read_bytes()) for fidelity in (0, 1))
+    assert sharp.shape == (SIZE, SIZE, 3)
+    assert sharpness(mean) < sharpness(sharp)
+    assert restored(photograph, "-o", tmp_path / "large.webp", *options, "--scale", 1.5).exit_code == 0
+    with Image.open(tmp_path / "large.webp") as large:
+        assert large.size == (768, 768)
+
+
+def test_what_is_not_restored_is_said(inputs: dict[str, Path], photograph: Path, tmp_path: Path) -> None:
+    model = ("--model", inputs["base"].parent, "--steps", 2)
+    Image.fromarray(data.astronaut()).save(tmp_path / "sharp.png")
+    Image.new("RGB", (90, 90)).save(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("no picture")
+    files = [tmp_path / name for name in ("sharp.png", "empty.png", "text.png")]
+    done = restored(photograph, *files, "-o", tmp_path / "out", *model)
+    assert done.exit_code == 0, done.output
+    assert "sharp.png: face 1 at" in done.output
+    assert "left alone: sharp already" in done.output
+    assert "empty.png: no face found" in done.output
+    assert "text.png: not an image of a known format" in done.output
+    untouched = read_photograph((tmp_path / "out" / "sharp.png").read_bytes())
+    np.testing.assert_array_equal(untouched.pixels, data.astronaut())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["-o", "person.jpg"], "is the photograph itself"),
+        (["-o", "out.gif"], "written as PNG, JPEG, WebP or TIFF"),
+        (["-o", "out.png", "--device", "nowhere"], "cannot be used here"),
+        (["-o", "out.png", "--samples", "1", "--uncertainty"], "at least two"),
+        (["nothing.jpg", "-o", "out"], "no such file or folder"),
+    ],
+)
+def test_bad_wishes_are_one_line(
+    inputs: dict[str, Path],
+    photograph: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    reason: str,
+) -> None:
+    monkeypatch.chdir(photograph.parent)
+    done = restored(photograph, *options, "--model", inputs["base"].parent)
+    assert isinstance(done.exception, UserError)
+    assert reason in str(done.exception)
+    assert [path.name for path in photograph.parent.iterdir()] == ["person.jpg"]
 
 
 def test_the_picture_of_uncertainty_uses_the_releases_calibration(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``prefrestore restore``: aligned faces in, restored ones out."""
+"""``prefrestore restore``: photographs in, the same with their faces restored out."""
 
 from __future__ import annotations
 
@@ -11,73 +11,143 @@ import click
 from prefrestore.errors import UserError
 
 if TYPE_CHECKING:
-    from prefrestore.data.batch import Job
     from prefrestore.data.tables import Rejection
-    from prefrestore.evaluation.restorer import Drawing
     from prefrestore.registry.loader import Located
+    from prefrestore.serving.photo_files import Job
+    from prefrestore.serving.photograph import Restored, Wishes
 
 PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("source", metavar="IN", type=PATH)
-@click.argument("target", metavar="OUT", type=PATH)
+@click.argument("sources", metavar="PHOTO...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=PATH,
+    required=True,
+    help="a file (its name says PNG, JPEG, WebP or TIFF) or a folder",
+)
 @click.option("--model", required=True, help="models:/NAME@ALIAS, a release in S3, or a folder")
 @click.option("--registry", default="sqlite:///mlflow.db", show_default=True, help="of the model's address")
-@click.option("--samples", default=8, show_default=True, type=click.IntRange(min=2), help="to measure uncertainty from")
+@click.option("--text", default="", help="what is known of the person, such as 'a woman with glasses'")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="restorations drawn of each face [default: 1; 8 for --fidelity and --uncertainty]",
+)
+@click.option(
+    "--fidelity",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="0: sharp and natural; 1: the mean of the samples, nearest to the truth",
+)
 @click.option("--uncertainty", is_flag=True, help="write NAME.uncertainty.png too: red where samples disagree")
+@click.option("--face-only", is_flag=True, help="write each restored face by itself, at the model's size")
+@click.option("--aligned", is_flag=True, help="the pictures are square, aligned faces: nothing is looked for")
+@click.option("--every-face", is_flag=True, help="restore faces too that are sharp, very small or turned away")
+@click.option(
+    "--scale", default=1.0, show_default=True, type=click.FloatRange(1, 8), help="enlarge the photograph (Lanczos)"
+)
+@click.option("--device", default="cpu", show_default=True, help="such as cuda")
 @click.option("--steps", type=click.IntRange(min=1), help="sampling steps; the model's own by default")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="overwrite what stands in OUT")
 def command(  # noqa: PLR0913  one argument per option
-    source: Path,
-    target: Path,
+    sources: tuple[Path, ...],
+    output: Path,
     model: str,
     registry: str,
-    samples: int,
+    text: str,
+    samples: int | None,
+    fidelity: float,
     uncertainty: bool,
+    face_only: bool,
+    aligned: bool,
+    every_face: bool,
+    scale: float,
+    device: str,
     steps: int | None,
     seed: int,
     force: bool,
 ) -> None:
-    """Restore the face IN, or all faces of the folder IN, into OUT (PNG).
+    """Restore the faces of photographs: files, folders, or both; what surrounds the faces stays as it is.
 
-    Faces must be square and aligned as the model was trained; they are resized to the model's own size.
+    Without --force nothing is overwritten; equal input gives equal bytes.
     """
-    from prefrestore.data.batch import jobs_of
     from prefrestore.evaluation.restorer import Drawing
     from prefrestore.registry.loader import locate, resolve
+    from prefrestore.serving.photo_files import jobs_of
+    from prefrestore.serving.photograph import SAMPLES, Wishes
 
+    several = fidelity > 0 or uncertainty
+    number = samples or (SAMPLES if several else 1)
+    if several and number == 1:
+        raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
+    jobs = jobs_of(sources, output, force=force, uncertainty=uncertainty)
     located = locate(resolve(model, registry))
-    jobs = jobs_of(source, target, force=force)
-    rejected = list(_restore(jobs, located, Drawing(samples if uncertainty else 1, steps, seed)))
+    wishes = Wishes(Drawing(number, steps, seed, text), fidelity, scale, aligned, every_face)
+    rejected = list(_restore(jobs, located, device, wishes, uncertainty=uncertainty, face_only=face_only, force=force))
     for row in rejected:
         click.echo(f"set aside: {row.name}: {row.reason}", err=True)
     if len(rejected) == len(jobs):
-        raise UserError(f"{source}: no face could be restored ({rejected[0].reason}): give square pictures of one face")
-    click.echo(f"{len(jobs) - len(rejected)} written to {target}, {len(rejected)} set aside")
+        raise UserError(f"{rejected[0].name}: {rejected[0].reason}: no photograph could be restored")
+    click.echo(f"{len(jobs) - len(rejected)} written to {output}, {len(rejected)} set aside")
 
 
-def _restore(jobs: Sequence[Job], model: Located, how: Drawing) -> Iterator[Rejection]:
+def _restore(  # noqa: PLR0913  what to do, with what, and how
+    jobs: Sequence[Job],
+    model: Located,
+    device: str,
+    wishes: Wishes,
+    *,
+    uncertainty: bool,
+    face_only: bool,
+    force: bool,
+) -> Iterator[Rejection]:
     """Write the restoration of every job; yield what was set aside."""
-    from prefrestore.data.images import UnreadableError, decode, encode_png, read_file
+    from prefrestore.data.images import UnreadableError
     from prefrestore.data.tables import Rejection
-    from prefrestore.evaluation.restorer import draw_samples, load_calibration, uncertainty_picture
+    from prefrestore.evaluation.restorer import load_calibration
     from prefrestore.registry.loader import load
     from prefrestore.runtime.progress import track
+    from prefrestore.serving.photo_files import read, write
+    from prefrestore.serving.photograph import restore_photograph
 
-    pipeline, calibration = load(model), load_calibration(model.folder)
-    if how.samples > 1 and calibration is None:
+    pipeline, calibration = load(model).to(_device(device)), load_calibration(model.folder)
+    if uncertainty and calibration is None:
         click.echo("the model has no metrics/uncertainty.json: red shows the samples' spread, not an error", err=True)
-    for job in track(jobs, "restore", total=len(jobs), unit="face"):
+    for job in track(jobs, "restore", total=len(jobs), unit="photograph"):
         try:
-            image = decode(read_file(job.candidate.payload, job.candidate.problem))
-            drawn = draw_samples(pipeline, image, how)
+            restored = restore_photograph(pipeline, read(job), wishes, calibration)
         except UnreadableError as error:
-            yield Rejection(job.candidate.name, str(error))
+            yield Rejection(job.name, str(error))
             continue
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        job.target.write_bytes(encode_png(drawn[0]))
-        if how.samples > 1:
-            picture = encode_png(uncertainty_picture(drawn, calibration))
-            job.target.with_suffix(".uncertainty.png").write_bytes(picture)
+        _tell(job.name, restored)
+        if not any(face.restored is not None for face in restored.faces) and (face_only or not restored.faces):
+            yield Rejection(job.name, "no face was restored" if restored.faces else "no face found")
+            continue
+        write(job, restored, uncertainty=uncertainty, face_only=face_only, force=force)
+
+
+def _tell(name: str, restored: Restored) -> None:
+    """Say which faces were left alone, and why."""
+    for number, face in enumerate(restored.faces, 1):
+        if face.left_alone:
+            left, top = face.square.min(0).round().astype(int)
+            click.echo(f"{name}: face {number} at {left},{top} left alone: {face.left_alone}", err=True)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {name}: cannot be used here ({reason:.100}): say cpu, or cuda where there is a GPU"
+        ) from None
+    return name

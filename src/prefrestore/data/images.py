@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -36,8 +38,9 @@ def read_file(payload: Path | bytes, problem: str = "") -> bytes:
         raise UnreadableError(f"cannot be read ({error.strerror})") from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file to 8-bit RGB [H, W, 3], turned upright, transparency laid over white.
+@contextmanager
+def opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong while it is looked at becomes a reason.
 
     Raises:
         UnreadableError: the reason, in few words.
@@ -47,7 +50,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check(image, max_pixels)
-                return np.array(to_rgb(ImageOps.exif_transpose(image)))
+                yield image
         except UnreadableError:
             raise
         except Image.DecompressionBombError:
@@ -56,6 +59,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise UnreadableError("not an image of a known format") from None
         except Exception as error:  # decoders raise anything on hostile bytes; each becomes a stated reason
             raise UnreadableError(f"damaged ({type(error).__name__})") from error
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image file to 8-bit RGB [H, W, 3], turned upright, transparency laid over white.
+
+    Raises:
+        UnreadableError: the reason, in few words.
+    """
+    with opened(data, max_pixels) as image:
+        return np.array(to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:

@@ -30,6 +30,7 @@ class Drawing:
     samples: int
     steps: int | None
     seed: int
+    text: str = ""
 
 
 def load_calibration(model: Path) -> Calibration | None:
@@ -50,7 +51,8 @@ def draw_samples(pipeline: PrefRestorePipeline, image: np.ndarray, how: Drawing)
     height, width = image.shape[:2]
     if height != width:
         raise UnreadableError(f"not square ({width} x {height} px), so no aligned face")
-    condition = pipeline.encode_condition(to_tensor_of(Image.fromarray(image), pipeline.image_size), [""])
+    lq = to_tensor_of(Image.fromarray(image), pipeline.image_size)
+    condition = pipeline.prepare(pipeline.encode_condition(lq, [how.text]))
     drawn = [
         pipeline.decode(pipeline.sample(condition, pipeline.initial_noise([derive("restore", how.seed, k)]), how.steps))
         for k in range(how.samples)

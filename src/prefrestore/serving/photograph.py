@@ -1,0 +1,152 @@
+"""Restoring the faces of a whole photograph; the rest stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from prefrestore.data.photographs import Photograph
+from prefrestore.evaluation.calibration import Calibration
+from prefrestore.evaluation.restorer import Drawing, draw_samples, uncertainty_picture
+from prefrestore.faces.alignment import crop, ffhq_square, frame
+from prefrestore.faces.detection import find_faces, find_landmarks
+from prefrestore.faces.paste import match_colours, paste
+from prefrestore.faces.triage import reason_to_leave
+from prefrestore.models.pipeline import PrefRestorePipeline
+
+SAMPLES = 8
+"""Drawn of each face where their mean or their spread is asked for."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of a restoration.
+
+    Attributes:
+        drawing: samples of each face, steps, seed and text.
+        fidelity: 0 is one sample; 1 the mean of all, nearest to the truth on average, and softer.
+        scale: the photograph's size is multiplied with, at least 1.
+        aligned: the photograph is one aligned face; nothing is looked for.
+        every_face: restores faces too that would be left alone.
+    """
+
+    drawing: Drawing
+    fidelity: float = 0.0
+    scale: float = 1.0
+    aligned: bool = False
+    every_face: bool = False
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a photograph.
+
+    Attributes:
+        square: its corners in the photograph as it was given, [4, 2].
+        left_alone: why it was not restored; None: it was.
+        restored: the restored face [S, S, 3] uint8; None: it was left alone.
+        uncertain: the restored face in grey, red where the model guessed; None where one sample was drawn.
+    """
+
+    square: np.ndarray
+    left_alone: str | None
+    restored: np.ndarray | None = None
+    uncertain: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A photograph with its faces restored.
+
+    Attributes:
+        photograph: the whole.
+        faces: those found, largest first.
+        uncertainty: the whole in grey [H, W, 3] uint8, red where the model guessed; None where one sample was drawn.
+    """
+
+    photograph: Photograph
+    faces: tuple[Face, ...]
+    uncertainty: np.ndarray | None
+
+
+def restore_photograph(
+    pipeline: PrefRestorePipeline, photograph: Photograph, wishes: Wishes, calibration: Calibration | None = None
+) -> Restored:
+    """Find the faces of a photograph, restore each and put it back; equal input gives equal pixels.
+
+    Raises:
+        UnreadableError: it is said to be an aligned face but is not square.
+    """
+    if wishes.aligned:
+        return _restore_aligned(pipeline, photograph, wishes, calibration)
+    seen = photograph.rgb8()
+    faces = tuple(_face(pipeline, seen, box, wishes, calibration) for box in find_faces(seen))
+    whole = enlarge(photograph, wishes.scale)
+    pixels, uncertainty = whole.pixels, grey_of(whole.rgb8()) if wishes.drawing.samples > 1 else None
+    for face in reversed(faces):  # the largest last: it lies in front
+        if face.restored is None:
+            continue
+        place = (face.square + 0.5) * wishes.scale - 0.5
+        matched = match_colours(face.restored, crop(seen, face.square, len(face.restored)))
+        pixels = paste(pixels, grey_of(matched) if whole.grey else matched, place)
+        if uncertainty is not None and face.uncertain is not None:
+            uncertainty = paste(uncertainty, face.uncertain, place)
+    return Restored(replace(whole, pixels=pixels), faces, uncertainty)
+
+
+def _restore_aligned(
+    pipeline: PrefRestorePipeline, photograph: Photograph, wishes: Wishes, calibration: Calibration | None
+) -> Restored:
+    """Restore the one face that a picture is; it gets the model's size."""
+    seen = photograph.rgb8()
+    samples = draw_samples(pipeline, seen, wishes.drawing)
+    face = _drawn(frame(*seen.shape[:2]), samples, wishes, calibration)
+    assert face.restored is not None
+    pixels = grey_of(face.restored) if photograph.grey else face.restored
+    return Restored(replace(photograph, pixels=pixels, alpha=None), (face,), face.uncertain)
+
+
+def enlarge(photograph: Photograph, scale: float) -> Photograph:
+    """Return a photograph resampled (Lanczos) to ``scale`` times its size."""
+    if scale == 1:
+        return photograph
+
+    def larger(values: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.resize(values, None, fx=scale, fy=scale, interpolation=cv2.INTER_LANCZOS4))
+
+    alpha = None if photograph.alpha is None else larger(photograph.alpha)
+    return replace(photograph, pixels=larger(photograph.pixels), alpha=alpha)
+
+
+def grey_of(face: np.ndarray) -> np.ndarray:
+    """Return a face [S, S, 3] without colours, of the same shape and type."""
+    return np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+
+
+def _face(
+    pipeline: PrefRestorePipeline, image: np.ndarray, box: np.ndarray, wishes: Wishes, calibration: Calibration | None
+) -> Face:
+    landmarks = find_landmarks(image, box)
+    square = ffhq_square(landmarks)
+    reason = None if wishes.every_face else reason_to_leave(image, square, landmarks, pipeline.image_size)
+    if reason:
+        return Face(square, reason)
+    samples = draw_samples(pipeline, crop(image, square, pipeline.image_size), wishes.drawing)
+    return _drawn(square, samples, wishes, calibration)
+
+
+def _drawn(square: np.ndarray, samples: np.ndarray, wishes: Wishes, calibration: Calibration | None) -> Face:
+    uncertain = uncertainty_picture(samples, calibration) if len(samples) > 1 else None
+    return Face(square, None, between(samples, wishes.fidelity), uncertain)
+
+
+def between(samples: np.ndarray, fidelity: float) -> np.ndarray:
+    """Return the picture between the first of the samples [S, H, W, 3] and their mean, uint8.
+
+    The mean of the posterior has the least expected squared error, and lines from a sample to it hold the best picture
+    for every distance to natural ones (Freirich et al. 2021, arXiv 2107.02555, theorem 3; exact for Gaussian errors).
+    """
+    mixed = (1 - fidelity) * samples[0] + fidelity * samples.mean(0)
+    return np.asarray(np.rint(mixed), np.uint8)
