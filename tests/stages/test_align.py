@@ -375,9 +375,9 @@ def test_a_run_whose_reward_rises_while_the_validation_judge_falls_ends_at_the_l
     assert len(aligned.history) < config.epochs
     assert "judge below base" in aligned.watch.stopped
     assert aligned.watch.best_epoch <= len(aligned.history) - 2
-    last = watching.measure("policy").values
-    assert last["reward_total"] > aligned.watch.base["reward_total"]
-    assert last["judge"] < aligned.watch.base["judge"] - 0.01
+    last = aligned.history[-1]
+    assert last["held_out_reward_total"] > aligned.watch.base["reward_total"]
+    assert last["held_out_judge"] < aligned.watch.base["judge"] - 0.01
     set_role(pipeline, "policy", aligned.tensors)
     kept = watching.measure("policy").values
     assert kept["reward_total"] == pytest.approx(aligned.watch.best_score, abs=1e-5)
