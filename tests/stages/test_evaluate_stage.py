@@ -35,6 +35,7 @@ from prefrestore.models.lpips import Lpips, save_lpips
 from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.rewards.composite import COMPOSITE, Part
 from prefrestore.rewards.network import NetworkConfig, PreferenceNetwork, save_network
+from prefrestore.serving.photo_files import jobs_of
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.stages import evaluate, gate
 
@@ -268,6 +269,8 @@ def test_fidelity_scale_and_faces_by_themselves(inputs: dict[str, Path], photogr
     sharp, mean = (decode_png((tmp_path / f"{fidelity}.face1.png").read_bytes()) for fidelity in (0, 1))
     assert sharp.shape == (SIZE, SIZE, 3)
     assert sharpness(mean) < sharpness(sharp)
+    again = restored(photograph, "-o", tmp_path / "0.png", *options, "--face-only")
+    assert "0.face1.png exists already" in str(again.exception)
     assert restored(photograph, "-o", tmp_path / "large.webp", *options, "--scale", 1.5).exit_code == 0
     with Image.open(tmp_path / "large.webp") as large:
         assert large.size == (768, 768)
@@ -289,6 +292,16 @@ def test_what_is_not_restored_is_said(inputs: dict[str, Path], photograph: Path,
     np.testing.assert_array_equal(untouched.pixels, data.astronaut())
 
 
+def test_no_result_is_written_over_another(tmp_path: Path) -> None:
+    """Where names fall together, also with one that a number makes."""
+    for name in ("b/a.bmp", "c/a.bmp", "c/a-2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = [tmp_path / name for name in ("b/a.bmp", "c/a.bmp", "c/a-2.png")]
+    jobs = jobs_of(files, tmp_path / "out", force=False, uncertainty=False)
+    assert [job.target.name for job in jobs] == ["a.png", "a-2.png", "a-2-2.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -297,6 +310,8 @@ def test_what_is_not_restored_is_said(inputs: dict[str, Path], photograph: Path,
         (["-o", "out.png", "--device", "nowhere"], "cannot be used here"),
         (["-o", "out.png", "--samples", "1", "--uncertainty"], "at least two"),
         (["nothing.jpg", "-o", "out"], "no such file or folder"),
+        (["-o", "out", "--scale", "2", "--face-only"], "at the model's size"),
+        (["-o", "out", "--aligned", "--every-face"], "nothing is looked for"),
     ],
 )
 def test_bad_wishes_are_one_line(

@@ -86,10 +86,16 @@ def command(  # noqa: PLR0913  one argument per option
     number = samples or (SAMPLES if several else 1)
     if several and number == 1:
         raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
-    jobs = jobs_of(sources, output, force=force, uncertainty=uncertainty)
+    if scale > 1 and (aligned or face_only):
+        raise UserError("--scale: --aligned and --face-only write faces at the model's size: leave one of them out")
+    if aligned and every_face:
+        raise UserError(
+            "--every-face: with --aligned nothing is looked for and all are restored: leave one of them out"
+        )
+    jobs = jobs_of(sources, output, force=force, uncertainty=uncertainty, face_only=face_only)
     located = locate(resolve(model, registry))
     wishes = Wishes(Drawing(number, steps, seed, text), fidelity, scale, aligned, every_face)
-    rejected = list(_restore(jobs, located, device, wishes, uncertainty=uncertainty, face_only=face_only, force=force))
+    rejected = list(_restore(jobs, located, device, wishes, uncertainty=uncertainty, face_only=face_only))
     for row in rejected:
         click.echo(f"set aside: {row.name}: {row.reason}", err=True)
     if len(rejected) == len(jobs):
@@ -105,7 +111,6 @@ def _restore(  # noqa: PLR0913  what to do, with what, and how
     *,
     uncertainty: bool,
     face_only: bool,
-    force: bool,
 ) -> Iterator[Rejection]:
     """Write the restoration of every job; yield what was set aside."""
     from prefrestore.data.images import UnreadableError
@@ -129,7 +134,7 @@ def _restore(  # noqa: PLR0913  what to do, with what, and how
         if not any(face.restored is not None for face in restored.faces) and (face_only or not restored.faces):
             yield Rejection(job.name, "no face was restored" if restored.faces else "no face found")
             continue
-        write(job, restored, uncertainty=uncertainty, face_only=face_only, force=force)
+        write(job, restored, uncertainty=uncertainty, face_only=face_only)
 
 
 def _tell(name: str, restored: Restored) -> None:

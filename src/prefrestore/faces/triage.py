@@ -10,8 +10,7 @@ from prefrestore.faces.alignment import LEFT_EYE, RIGHT_EYE, crop
 SMALLEST = 32
 """Side of a face's square in the photograph, pixels, below which there is nothing to restore from."""
 SHARP = 0.8
-"""Sharpness (variance of the Laplacian) of a good face, times the side it is looked at: of portraits scaled to 64 and
-128 px nine in ten have more, of mildly degraded ones fewer than one in ten."""
+"""Sharpness (variance of the Laplacian) of a good face, times the side it is looked at; chosen by eye."""
 TURNED = 0.5
 """How far the nose may be off the middle between the eyes, in distances of the eyes: faces that look to the side."""
 NOSE = 30

@@ -226,13 +226,15 @@ def connect(uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         if uri.startswith(DATABASES):
             # MLflow itself asks again and again, for hours.
-            create_engine(uri, connect_args={"connect_timeout": int(ANSWER_SECONDS)}).connect().close()
+            asked = create_engine(uri, connect_args={"connect_timeout": int(ANSWER_SECONDS)}, poolclass=NullPool)
+            asked.connect().close()
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:

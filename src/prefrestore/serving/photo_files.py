@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
+from itertools import chain, count
 from pathlib import Path
 
 from prefrestore.data.batch import write_whole
@@ -40,7 +41,9 @@ class Job:
         return self.target.with_name(f"{self.target.stem}.face{number}{self.target.suffix}")
 
 
-def jobs_of(sources: Sequence[Path], output: Path, *, force: bool, uncertainty: bool) -> list[Job]:
+def jobs_of(
+    sources: Sequence[Path], output: Path, *, force: bool, uncertainty: bool, face_only: bool = False
+) -> list[Job]:
     """Return what is to be done for files and folders; nothing is written yet.
 
     A single file goes to ``output`` if that has a suffix and is no folder; everything else goes into it as a folder,
@@ -62,8 +65,11 @@ def jobs_of(sources: Sequence[Path], output: Path, *, force: bool, uncertainty: 
         payload = job.candidate.payload
         if isinstance(payload, Path) and job.target.resolve() == payload.resolve():
             raise UserError(f"{job.target}: is the photograph itself: choose another place")
-        for target in (job.target, *([job.uncertainty] if uncertainty else [])):
-            _check_free(target, force=force)
+        faces = job.target.parent.glob(f"{escape(job.target.stem)}.face*{job.target.suffix}")
+        written = [*faces] if face_only else [job.target]
+        for target in (*written, *([job.uncertainty] if uncertainty else [])):
+            if target.exists() and not force:
+                raise UserError(f"{target} exists already: choose another place, or say --force")
     return jobs
 
 
@@ -81,20 +87,14 @@ def _candidates(source: Path, output: Path) -> list[Candidate]:
 
 def _names(candidates: Sequence[Candidate]) -> list[str]:
     """Return names for the results; where two would fall together they get numbers."""
-    names = []
-    seen: Counter[str] = Counter()
+    names: list[str] = []
     for row in candidates:
         place = Path(row.name)
         suffix = place.suffix if place.suffix.lower() in SUFFIXES else FALLBACK
-        plain = place.with_suffix(suffix).as_posix()
-        names.append(plain if not seen[plain] else f"{place.with_suffix('').as_posix()}-{seen[plain] + 1}{suffix}")
-        seen[plain] += 1
+        stem = place.with_suffix("").as_posix()
+        choices = chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in count(2)))
+        names.append(next(name for name in choices if name not in names))
     return names
-
-
-def _check_free(target: Path, *, force: bool) -> None:
-    if target.exists() and not force:
-        raise UserError(f"{target} exists already: choose another place, or say --force")
 
 
 def read(job: Job) -> Photograph:
@@ -106,16 +106,15 @@ def read(job: Job) -> Photograph:
     return read_photograph(read_file(job.candidate.payload, job.candidate.problem))
 
 
-def write(job: Job, restored: Restored, *, uncertainty: bool, face_only: bool, force: bool) -> None:
+def write(job: Job, restored: Restored, *, uncertainty: bool, face_only: bool) -> None:
     """Write the whole photograph, or each restored face by itself; and the picture of uncertainty.
 
     Raises:
-        UserError: something stands there already (unless ``force``) or cannot be written.
+        UserError: it cannot be written.
     """
     if face_only:
         faces = [face for face in restored.faces if face.restored is not None]
         for number, face in enumerate(faces, 1):
-            _check_free(job.face(number), force=force)
             assert face.restored is not None
             write_whole(job.face(number), encode_photograph(Photograph(face.restored), job.target.suffix))
     else:

@@ -145,8 +145,9 @@ def _drawn(square: np.ndarray, samples: np.ndarray, wishes: Wishes, calibration:
 def between(samples: np.ndarray, fidelity: float) -> np.ndarray:
     """Return the picture between the first of the samples [S, H, W, 3] and their mean, uint8.
 
-    The mean of the posterior has the least expected squared error, and lines from a sample to it hold the best picture
-    for every distance to natural ones (Freirich et al. 2021, arXiv 2107.02555, theorem 3; exact for Gaussian errors).
+    The mean of all samples is nearest to the truth on average, one sample looks most natural. The best pictures between
+    such ends lie on lines (Freirich et al. 2021, arXiv 2107.02555); that their natural end is a plain sample, as here,
+    is an approximation.
     """
     mixed = (1 - fidelity) * samples[0] + fidelity * samples.mean(0)
     return np.asarray(np.rint(mixed), np.uint8)
