@@ -15,7 +15,6 @@ from prefrestore.rl.advantage import (
     advantages,
     clip_rate,
     informative,
-    local_advantages,
     optimality,
     zero_variance_share,
 )
@@ -101,18 +100,6 @@ def test_optimality_may_differ_from_place_to_place() -> None:
     loss.sum().backward()
     sft_error(plain, sample).sum().backward()
     torch.testing.assert_close(policy.grad, (2 * r - 1) * plain.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_local_advantages_prefer_what_is_nearer_to_the_target() -> None:
-    target = torch.zeros(2, 3, 3)
-    x0 = torch.stack([torch.full((2, 3, 3), value) for value in (0.0, 1.0, -2.0, 3.0)])
-    x0[:, :, 0, 0] = 1.0
-    got = local_advantages(x0, target)
-    assert got.shape == (4, 1, 3, 3)
-    error = np.array([0.0, 1.0, 4.0, 9.0])
-    np.testing.assert_allclose(got[:, 0, 1, 1], -(error - error.mean()) / (error.std() + 1e-4), rtol=1e-6)
-    assert got[:, 0, 0, 0].tolist() == [0, 0, 0, 0]
-    torch.testing.assert_close(got.sum(0), torch.zeros(1, 3, 3), atol=1e-5, rtol=0)
 
 
 def test_old_policy_gets_no_gradient() -> None:

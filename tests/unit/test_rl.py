@@ -18,6 +18,7 @@ from prefrestore.rewards.composite import CompositeReward, Part
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rl.batches import judge, noise_level, put_noise, total_of, update_rows
 from prefrestore.rl.guard import Guard, Watch, below_margin, psnr
+from prefrestore.rl.local import nearness
 from prefrestore.rl.pool import draw_pools, epoch_rows
 from prefrestore.rl.rollout import known_parts, solver, spread, without_broken
 from prefrestore.rl.trainer import thin
@@ -56,7 +57,8 @@ def rollout(rewards: list[list[float]]) -> Rollout:
 
     def group(place: int, row: list[float]) -> RolloutGroup:
         x0 = torch.randn(len(row), 2, 4, 4, generator=generator)
-        return RolloutGroup(f"g{place}", place, x0, torch.zeros(2, 4, 4), {"structure": torch.tensor(row)}, 0.1)
+        local = nearness(x0, torch.zeros(2, 4, 4))
+        return RolloutGroup(f"g{place}", place, x0, local, {"structure": torch.tensor(row)}, 0.1)
 
     return Rollout(tuple(group(place, row) for place, row in enumerate(rewards)))
 
@@ -126,7 +128,7 @@ def test_judging_turns_rewards_into_optimality(repository: Path) -> None:
     assert judged.row["zero_variance_share"] == pytest.approx(1 / 3)
 
 
-def test_local_share_mixes_nearness_to_hq_into_the_advantage(repository: Path) -> None:
+def test_local_share_mixes_places_into_the_advantage(repository: Path) -> None:
     rewards = rollout([[0.0, 1.0, 2.0, 3.0]])
     scalar, mixed, local = (
         judge(rewards, composite(), align_config(repository, local_share=share)).batch.optimality

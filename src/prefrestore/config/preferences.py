@@ -111,6 +111,14 @@ class LoraConfig(Section):
     alpha: Positive
 
 
+class LocalConfig(Section):
+    """Weights of what is judged place by place, each standardised within its group (``rl/local.py``)."""
+
+    nearness: Weight = Field(description="to HQ")
+    agreement: Weight = Field(description="with the group's mean: lowers solution entropy")
+    detail: Weight = Field(description="that the group agrees on, where it falls short of HQ's")
+
+
 class GuardConfig(Section):
     """Watches faces held out of the training split while the policy is trained; ends a run that games its reward."""
 
@@ -137,9 +145,8 @@ class AlignConfig(Section):
     solver_end: Literal["zero", "paper"] = Field(description="where rollouts end: sigma 0, or 1/steps as published")
     reward_sum: Literal["standardised", "raw"] = Field(description="parts standardised within a group before weighting")
     advantage_norm: Literal["global_std", "group_std"]
-    local_share: Share = Field(
-        description="share of the advantage judged place by place: nearness of each latent cell to HQ's (paper: 0)"
-    )
+    local_share: Share = Field(description="share of the advantage judged place by place (paper: 0)")
+    local: LocalConfig
     advantage_clip: Rate = Field(description="clip of advantages; also the published factor on the loss")
     updates: Positive = Field(description="optimizer steps per epoch, each on whole groups")
     timesteps: Positive = Field(description="noise levels trained per sample")

@@ -44,23 +44,6 @@ def _group_mean(values: Tensor, known: Tensor, group_index: Tensor) -> Tensor:
     return (total / count.clamp(min=1))[group]
 
 
-def local_advantages(x0: Tensor, target: Tensor) -> Tensor:
-    """Return how much nearer to the target each sample is than its group, place by place.
-
-    ``-(e - mean of e over the group) / (std + 1e-4)`` with e the squared distance of the latents of one place.
-
-    Args:
-        x0: latents of one group, [K, C, h, w].
-        target: latent of HQ, [C, h, w].
-
-    Returns:
-        [K, 1, h, w]; sums to zero over the group at every place.
-    """
-    error = (x0 - target).double().square().mean(1, keepdim=True)
-    centred = error - error.mean(0)
-    return (-centred / (centred.square().mean(0).sqrt() + EPSILON)).float()
-
-
 def optimality(advantage: Tensor, clip: float) -> Tensor:
     """Return the paper's r = ``clip(clip(A, -c, c) / 2c + 0.5, 0, 1)``, of any shape."""
     return (advantage.clamp(-clip, clip) / (2 * clip) + 0.5).clamp(0, 1)

@@ -15,7 +15,6 @@ from prefrestore.rl.advantage import (
     advantages,
     clip_rate,
     informative,
-    local_advantages,
     optimality,
     zero_variance_share,
 )
@@ -39,7 +38,7 @@ def judge(rollout: Rollout, reward: CompositeReward, config: AlignConfig) -> Jud
     total = total_of(parts, groups, reward, config)
     useful = informative(total, groups)
     advantage = advantages(total, groups, config.advantage_norm)
-    local = torch.cat([local_advantages(group.x0, group.target) for group in rollout.groups])
+    local = torch.cat([group.local for group in rollout.groups])
     mixed = (1 - config.local_share) * advantage.reshape(-1, 1, 1, 1).to(local.device) + config.local_share * local
     batch = TrainingBatch(
         x0=rollout.x0,

@@ -16,6 +16,7 @@ from prefrestore.models.adapters import Role, using_role
 from prefrestore.models.condition import grouped
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward
+from prefrestore.rl.local import local_advantages
 from prefrestore.rl.pool import ConditionCache
 from prefrestore.rl.types import FacePool, RolloutGroup
 from prefrestore.runtime.seeding import derive
@@ -71,22 +72,26 @@ def collect(
             samples = [(row, member) for row in part for member in range(config.group_size)]
             seeds = [derive("rollout", config.seed, epoch, restorer.pool.ids[row], member) for row, member in samples]
             latents = restorer.latents("old", [row for row, _ in samples], seeds)
-            judging.append(judge.submit(_judge, restorer, reward, part, latents))
+            judging.append(judge.submit(_judge, restorer, reward, config, part, latents))
         return [group for future in judging for group in future.result()]
 
 
-def _judge(restorer: Restorer, reward: CompositeReward, rows: Sequence[int], latents: Tensor) -> list[RolloutGroup]:
+def _judge(
+    restorer: Restorer, reward: CompositeReward, config: AlignConfig, rows: Sequence[int], latents: Tensor
+) -> list[RolloutGroup]:
     pool, size = restorer.pool, len(latents) // len(rows)
     x0, broken = without_broken(latents)
     images = restorer.images(x0)
     references = pool.references([row for row in rows for _ in range(size)])
-    targets = restorer.pipeline.encode(to_tensor(pool.hq[list(rows)]))
+    hq = to_tensor(pool.hq[list(rows)])
+    targets = restorer.pipeline.encode(hq)
     judged = known_parts(reward.parts(images, references), broken.cpu())
     groups = []
     for place, row in enumerate(rows):
         part = slice(place * size, (place + 1) * size)
         parts = {name: values[part] for name, values in judged.items()}
-        groups.append(RolloutGroup(pool.ids[row], row, x0[part], targets[place], parts, spread(images[part])))
+        local = local_advantages(x0[part], targets[place], images[part], hq[place], config.local)
+        groups.append(RolloutGroup(pool.ids[row], row, x0[part], local, parts, spread(images[part])))
     return groups
 
 

@@ -53,7 +53,7 @@ class RolloutGroup:
         group_id: the LQ sample's id.
         row: its place in the pool.
         x0: latents [K, C, h, w].
-        target: latent of HQ, [C, h, w].
+        local: advantages place by place, [K, 1, h, w].
         parts: raw value [K] of every reward by name, NaN where it could not judge.
         spread: mean over pixels of the standard deviation over the K images.
     """
@@ -61,13 +61,13 @@ class RolloutGroup:
     group_id: str
     row: int
     x0: Tensor
-    target: Tensor
+    local: Tensor
     parts: Mapping[str, Tensor]
     spread: float
 
     def to(self, device: torch.device | str) -> RolloutGroup:
         """Return the group with its latents on a device."""
-        return replace(self, x0=self.x0.to(device), target=self.target.to(device))
+        return replace(self, x0=self.x0.to(device), local=self.local.to(device))
 
 
 @dataclass(frozen=True)
