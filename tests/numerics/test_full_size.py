@@ -14,7 +14,7 @@ from numerics import published
 from prefrestore import configfile
 from prefrestore.commands import model as commands
 from prefrestore.config import Config
-from prefrestore.models.adapters import TARGETS
+from prefrestore.models.adapters import ATTENTION
 from prefrestore.models.footprint import Networks, build_networks, decoding_flops, flops, generator_flops, parameters
 from prefrestore.models.integrator import vocabulary_of
 from prefrestore.models.reference_layout import STAGE_A, TOWER, sorted_out
@@ -38,7 +38,7 @@ def millions(module: torch.nn.Module) -> float:
 def test_sizes_are_the_published_ones(networks: Networks) -> None:
     """Reference-method section 0; the generator's additions are left out of its number."""
     assert millions(networks.integrator) == pytest.approx(1854.26, abs=0.005)
-    added = 32 * 2240 + sum(value.numel() for value in networks.generator.gain.parameters())
+    added = 32 * 2240 + sum(value.numel() for value in networks.generator.transformer.gain.parameters())
     assert (parameters(networks.generator) - added) / 1e6 == pytest.approx(1604.64, abs=0.005)
     assert millions(networks.codec.encoder) == pytest.approx(153.0, abs=0.05)
     assert millions(networks.lq_encoder) == pytest.approx(153.0, abs=0.05)
@@ -78,12 +78,12 @@ def test_names_and_shapes_are_those_of_the_published_layout(networks: Networks) 
     codec = {f"model.sana_vae.{name}": tuple(value.shape) for name, value in networks.codec.state_dict().items()}
     weights = {name: torch.empty(shape, device="meta") for name, shape in (shapes | codec).items()}
     parts = sorted_out(weights, (*unread_blocks(networks.image_tokenizer, TOWER), *STAGE_A), "full")
-    additions = {"gain", "position_projection", "lm_head"}
+    additions = ("transformer.gain.", "position_projection.", "lm_head.")
     for component, tensors in parts.items():
         own = {
             name: tuple(value.shape)
             for name, value in getattr(networks, component).state_dict().items()
-            if name.split(".")[0] not in additions and not (component == "codec" and name.startswith("encoder."))
+            if not name.startswith(additions) and not (component == "codec" and name.startswith("encoder."))
         }
         found = {name: tuple(value.shape) for name, value in tensors.items()}
         if component == "generator":
@@ -93,7 +93,7 @@ def test_names_and_shapes_are_those_of_the_published_layout(networks: Networks) 
 
 
 def test_adapters_have_320_tensors(networks: Networks) -> None:
-    config = peft.LoraConfig(r=32, lora_alpha=64, target_modules=list(TARGETS))
+    config = peft.LoraConfig(r=32, lora_alpha=64, target_modules=list(ATTENTION))
     with torch.device("meta"):
         adapted = build_adapted(networks, config)
     names = [name for name, _ in adapted.named_parameters() if "lora_" in name]

@@ -181,7 +181,7 @@ def test_additions_change_nothing_and_can_be_opened(imported: PrefRestorePipelin
     blind = replace(condition, spatial=torch.zeros_like(condition.spatial))
     x_t, sigma = imported.initial_noise([1, 2]), torch.tensor([0.5, 0.9])
     assert torch.equal(imported.velocity(x_t, sigma, condition), imported.velocity(x_t, sigma, blind))
-    assert imported.generator.gain[0].weight.abs().sum() > 0
+    assert imported.generator.transformer.gain[0].weight.abs().sum() > 0
     assert imported.generator.config.spatial_path
 
 

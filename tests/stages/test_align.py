@@ -188,7 +188,7 @@ def test_only_the_policy_is_trainable_and_switching_does_not_change_that(pipelin
         return {f"{k}.{name}" for k, one in modules.items() for name, v in one.named_parameters() if v.requires_grad}
 
     expected = {name for name, _ in pipeline.generator.named_parameters() if ".policy." in name}
-    assert len(expected) == len(policy_parameters(pipeline)) == 2 * 8 * 2
+    assert len(expected) == len(policy_parameters(pipeline)) == 2 * (2 * 8 + 2)  # attention of two blocks, gain
     for role in ("old", "ref", "ema", "policy"):
         with using_role(pipeline, role):
             assert trainable() == {f"generator.{name}" for name in expected}
@@ -271,7 +271,7 @@ def test_rewards_that_say_nothing_change_nothing(
 def test_alignment_moves_towards_what_is_rewarded_and_keeps_the_best(
     repository: Path, base: Path, pairs: PairSet, tmp_path: Path, weight: float
 ) -> None:
-    config = align_config(repository, epochs=4, learning_rate=0.01, kl_weight=0.0)
+    config = align_config(repository, epochs=4, learning_rate=0.01, kl_weight=0.0, local_share=0.5)
     aligned = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path), weight)
     scores = [row["held_out_reward_total"] for row in aligned.history]
     assert aligned.watch.best_score == max(scores) > aligned.watch.base["reward_total"] + 0.15
@@ -362,7 +362,7 @@ def test_a_run_whose_reward_rises_while_the_validation_judge_falls_ends_at_the_l
     repository: Path, base: Path, pairs: PairSet, tmp_path: Path
 ) -> None:
     guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "margins": {"judge": 0.01}}
-    config = align_config(repository, epochs=12, guard=guard, learning_rate=0.01, kl_weight=0.0)
+    config = align_config(repository, epochs=12, guard=guard, learning_rate=0.01, kl_weight=0.0, local_share=0.5)
     pipeline = load(base)
     add_roles(pipeline, config.lora, config.seed)
     restorer, held_out = restorers(pipeline, pairs, config)

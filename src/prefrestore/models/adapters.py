@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 Role = Literal["policy", "old", "ema", "ref"]
 TRAINED_ROLES: tuple[Role, ...] = ("policy", "old", "ema")
-TARGETS = tuple(f"attn{i}.{name}" for i in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0"))
+ATTENTION = tuple(f"attn{i}.{name}" for i in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0"))
 """The linear layers of every block that carry an adapter (reference-method 4.1)."""
+SPATIAL_PATH = ("gain.0", "gain.2")
+"""Those of our spatial path: how strongly a restoration follows its noise and the LQ latent at each noise level."""
+TARGETS = ATTENTION + SPATIAL_PATH
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "policy.json"
 KEY_PREFIX = "base_model.model."
 """What a ``PeftModel`` puts before the names of the model it wraps; files carry it, so that PEFT reads them."""

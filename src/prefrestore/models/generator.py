@@ -68,7 +68,8 @@ class Generator(ModelMixin, ConfigMixin):
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
-            self.gain = spatial_gain(latent_channels)
+            # in the transformer, so that an adapter of the transformer may hold it too
+            self.transformer.gain = spatial_gain(latent_channels)
 
     def lq_tokens(self, spatial: Tensor) -> Tensor:
         """Return the LQ latent [B, C, h, w] as tokens [B, m, D] by the transformer's own patch embedding (1.9)."""
@@ -106,7 +107,7 @@ class Generator(ModelMixin, ConfigMixin):
             velocity = cross_attention.forward_cached(self.transformer, inputs, tokens, timestep)
         if self.config.spatial_path:
             embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
-            on_noisy, on_lq = self.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
+            on_noisy, on_lq = self.transformer.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
             velocity = velocity + on_noisy * x_t + on_lq * spatial
         return velocity
 

@@ -295,6 +295,6 @@ def _with_spatial_path(tensors: Tensors, generator: Generator) -> Tensors:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         gain = spatial_gain(generator.config.latent_channels).to(patch.dtype)
-    added = {f"gain.{name}": value for name, value in gain.state_dict().items()}
+    added = {f"transformer.gain.{name}": value for name, value in gain.state_dict().items()}
     wide = torch.cat([patch, torch.zeros_like(patch)], 1)
     return {**tensors, "transformer.patch_embed.proj.weight": wide, **added}

@@ -244,7 +244,7 @@ _STEP2 = {
 
 _ZERO_STARTED = (
     "connectors.position_projection.",
-    "generator.gain.",
+    "generator.transformer.gain.",
     "generator.transformer.patch_embed.",
 )
 """Our additions to the published model, trained in step 2 whatever the mode (a frozen zero would stay zero)."""
