@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from PIL import Image
 
-from prefrestore.data.photographs import Photograph
+from prefrestore.data.batch import write_whole
+from prefrestore.data.photographs import Photograph, check_suffix, encode_photograph
+from prefrestore.errors import UserError
 from prefrestore.evaluation.calibration import Calibration
 from prefrestore.evaluation.restorer import Drawing, draw_samples, uncertainty_picture
 from prefrestore.faces.alignment import crop, ffhq_square, frame
@@ -69,6 +74,49 @@ class Restored:
     photograph: Photograph
     faces: tuple[Face, ...]
     uncertainty: np.ndarray | None
+
+    @property
+    def image(self) -> Image.Image:
+        """The whole as a picture of 8 bits a channel."""
+        return self.photograph.picture()
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole as PNG, JPEG, WebP or TIFF, with what the photograph carried.
+
+        Raises:
+            UserError: the name ends in none of them.
+        """
+        check_suffix(Path(path))
+        write_whole(Path(path), encode_photograph(self.photograph, Path(path).suffix))
+
+
+def number_of_samples(asked: int | None, fidelity: float, *, uncertainty: bool) -> int:
+    """Return how many samples are drawn of each face; ``asked`` None: as many as are needed.
+
+    Raises:
+        UserError: one sample cannot give what is wanted.
+    """
+    several = fidelity > 0 or uncertainty
+    number = asked or (SAMPLES if several else 1)
+    if several and number == 1:
+        raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
+    return number
+
+
+def usable(device: str) -> str:
+    """Return a device of torch that can be used here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {device}: cannot be used here ({reason:.100}): say cpu, or cuda where there is a GPU"
+        ) from None
+    return device
 
 
 def restore_photograph(
