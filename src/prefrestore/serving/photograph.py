@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,8 +131,39 @@ def restore_photograph(
     if wishes.aligned:
         return _restore_aligned(pipeline, photograph, wishes, calibration)
     seen = photograph.rgb8()
-    faces = tuple(_face(pipeline, seen, box, wishes, calibration) for box in find_faces(seen))
-    whole = enlarge(photograph, wishes.scale)
+    found = find(seen, pipeline.image_size, every_face=wishes.every_face)
+    return put_back(photograph, [redraw(pipeline, seen, face, wishes, calibration) for face in found], wishes)
+
+
+def find(seen: np.ndarray, size: int, *, every_face: bool = False) -> tuple[Face, ...]:
+    """Return the faces of a picture [H, W, 3] uint8, largest first, none restored yet.
+
+    Args:
+        seen: the picture.
+        size: side at which the model restores.
+        every_face: none is left alone.
+    """
+    faces = []
+    for box in find_faces(seen):
+        landmarks = find_landmarks(seen, box)
+        square = ffhq_square(landmarks)
+        faces.append(Face(square, None if every_face else reason_to_leave(seen, square, landmarks, size)))
+    return tuple(faces)
+
+
+def redraw(
+    pipeline: PrefRestorePipeline, seen: np.ndarray, face: Face, wishes: Wishes, calibration: Calibration | None = None
+) -> Face:
+    """Restore one face that :func:`find` found; one that is left alone is returned as it is."""
+    if face.left_alone is not None:
+        return face
+    samples = draw_samples(pipeline, crop(seen, face.square, pipeline.image_size), wishes.drawing)
+    return _drawn(face.square, samples, wishes, calibration)
+
+
+def put_back(photograph: Photograph, faces: Sequence[Face], wishes: Wishes) -> Restored:
+    """Return a photograph with the restored ones of its faces, largest first, in their places."""
+    seen, whole = photograph.rgb8(), enlarge(photograph, wishes.scale)
     pixels, uncertainty = whole.pixels, grey_of(whole.rgb8()) if wishes.drawing.samples > 1 else None
     for face in reversed(faces):  # the largest last: it lies in front
         if face.restored is None:
@@ -141,7 +173,7 @@ def restore_photograph(
         pixels = paste(pixels, grey_of(matched) if whole.grey else matched, place)
         if uncertainty is not None and face.uncertain is not None:
             uncertainty = paste(uncertainty, face.uncertain, place)
-    return Restored(replace(whole, pixels=pixels), faces, uncertainty)
+    return Restored(replace(whole, pixels=pixels), tuple(faces), uncertainty)
 
 
 def _restore_aligned(
@@ -171,18 +203,6 @@ def enlarge(photograph: Photograph, scale: float) -> Photograph:
 def grey_of(face: np.ndarray) -> np.ndarray:
     """Return a face [S, S, 3] without colours, of the same shape and type."""
     return np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-
-
-def _face(
-    pipeline: PrefRestorePipeline, image: np.ndarray, box: np.ndarray, wishes: Wishes, calibration: Calibration | None
-) -> Face:
-    landmarks = find_landmarks(image, box)
-    square = ffhq_square(landmarks)
-    reason = None if wishes.every_face else reason_to_leave(image, square, landmarks, pipeline.image_size)
-    if reason:
-        return Face(square, reason)
-    samples = draw_samples(pipeline, crop(image, square, pipeline.image_size), wishes.drawing)
-    return _drawn(square, samples, wishes, calibration)
 
 
 def _drawn(square: np.ndarray, samples: np.ndarray, wishes: Wishes, calibration: Calibration | None) -> Face:
