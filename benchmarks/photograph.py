@@ -2,12 +2,12 @@
 
 Speed is measured on scikit-image's public-domain portrait, made soft. Quality needs ``--faces``, a folder of good
 photographs (``val/`` is taken if there is one): they are degraded by a recipe and restored. Prints tables, writes JSON.
+Run it where nothing else runs: threads of torch that wait for a core that another process has cost many times the work.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -62,14 +62,14 @@ def model_of(address: str | None) -> tuple[PrefRestorePipeline, str]:
 
 
 def seconds_of(run: Callable[[], object], repeats: int) -> float:
-    """Return the median of the seconds that a run takes, after one to warm up."""
+    """Return the least of the seconds that a run takes, after one to warm up: what else runs here only adds."""
     run()
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return min(taken)
 
 
 @torch.no_grad()
