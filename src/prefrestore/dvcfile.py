@@ -14,6 +14,8 @@ from prefrestore.config import Config
 from prefrestore.stage import ARTIFACTS, STAGES, Stage
 
 PACKAGE = Path(__file__).parent
+WEIGHTS = PACKAGE / "weights"
+"""What ships for users: no stage reads it."""
 HEADER = "# Written by `prefrestore pipeline dvc --write` from the stage table (stage.py). Do not edit.\n"
 CURVES = (("codec", "loss"), ("baseline", "loss"), ("base", "loss"), ("reward", "loss"))
 """Artifacts whose training curve DVC draws, and which value of it."""
@@ -124,8 +126,11 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _imports(module: str) -> set[str]:
-    """Return what a module names in its imports of this package; names that are no modules do no harm."""
-    source = _source(module)
+    """Return what a module names in its imports of this package; names that are no modules do no harm.
+
+    The package itself names what it offers to programs, which no stage goes through.
+    """
+    source = _source(module) if module else None
     if source is None:
         return set()
     found = set()
@@ -149,7 +154,11 @@ def _data_files(source: Path) -> set[Path]:
 
     Templates, their parts, vocabularies.
     """
-    beside = [path for path in source.parent.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}]
+    beside = [
+        path
+        for path in source.parent.rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and not path.is_relative_to(WEIGHTS)
+    ]
     strings = {node.value for node in ast.walk(_tree(source)) if isinstance(node, ast.Constant)}
     found: set[Path] = set()
     waiting = {path for path in beside if path.name in strings}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prefrestore.registry.shipped import MAX_BYTES, SHIPPED
+
 
 def _tracked(repository: Path) -> list[Path]:
     """Return the files that git has or would take; without git all that look like ours."""
@@ -74,8 +76,10 @@ def test_locks_leave_platform_packages_to_torch(repository: Path) -> None:
     assert set(run.split()) <= set(dev.split())
 
 
-def test_nothing_large_or_made_is_committed(repository: Path) -> None:
-    tracked = _tracked(repository)
+def test_nothing_large_or_made_is_committed_but_the_weights_that_ship(repository: Path) -> None:
+    shipped = [path for path in _tracked(repository) if path.is_relative_to(SHIPPED)]
+    assert sum(path.stat().st_size for path in shipped) <= MAX_BYTES
+    tracked = [path for path in _tracked(repository) if path not in shipped]
     assert [path for path in tracked if path.stat().st_size > 2**20] == []
     made = {".safetensors", ".parquet", ".db", ".pkl", ".pt", ".pyc"}
     assert [path for path in tracked if path.suffix in made] == []
@@ -84,7 +88,11 @@ def test_nothing_large_or_made_is_committed(repository: Path) -> None:
 @pytest.mark.parametrize("pattern", [r"/home/\w", r"/root/", r"/Users/\w", "AKIA[0-9A-Z]{16}", "PRIVATE KEY-----"])
 def test_no_local_path_and_no_secret_is_committed(pattern: str, repository: Path) -> None:
     allowed = {Path(__file__).name, ".pre-commit-config.yaml"}
-    texts = (path for path in _tracked(repository) if path.name not in allowed and path.suffix != ".png")
+    texts = (
+        path
+        for path in _tracked(repository)
+        if path.name not in allowed and path.suffix not in {".png", ".safetensors"}
+    )
     found = [path.name for path in texts if re.search(pattern, path.read_text(encoding="utf-8", errors="ignore"))]
     assert found == []
 

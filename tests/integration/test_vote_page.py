@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from skimage import data
 
-from prefrestore.data.images import encode_png
-from prefrestore.data.preferences import INPUTS, Judgement
+from prefrestore.data.preferences import Judgement
 from prefrestore.data.vote_checks import consistency
 from prefrestore.data.vote_store import read
-from prefrestore.reward_model.candidates import INPUT_SCHEMA, Origin, make_candidate, write_candidates
+from support.studio import small_candidates, studio
 
 pytestmark = pytest.mark.xdist_group("vote_page")  # one store, one server
 
-CHROMIUM = Path("/usr/bin/chromium")
-FACES, BLURS = 8, (0.5, 1.5, 3.0)
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowDown", "x")
 CHOICES = {"ArrowLeft": "a", "ArrowRight": "b", "ArrowDown": "tie", "x": "both_bad"}
-OPENED = re.compile(r"open (http://\S+)")
 
 
 @pytest.fixture(scope="module")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three blurs of each of eight crops of one public-domain portrait: 24 pairs."""
-    folder = tmp_path_factory.mktemp("candidates")
-    portrait = cv2.resize(np.ascontiguousarray(data.astronaut()[0:220, 120:340]), (96, 96))
-    rows, inputs = [], []
-    for face in range(FACES):
-        hq = np.roll(portrait, 4 * face, axis=1)
-        rows += [
-            make_candidate(f"face{face}", 0, cv2.GaussianBlur(hq, (0, 0), blur), Origin(number, 4, "base"))
-            for number, blur in enumerate(BLURS)
-        ]
-        lq = encode_png(cv2.GaussianBlur(hq, (0, 0), 5))
-        inputs.append({"group_id": f"face{face}/0", "text": "", "image": lq})
-    write_candidates(folder, rows)
-    pq.write_table(pa.Table.from_pylist(inputs, schema=INPUT_SCHEMA), folder / INPUTS)
-    return folder
+    return small_candidates(tmp_path_factory.mktemp("candidates"))
 
 
 @pytest.fixture(scope="module")
@@ -73,39 +43,8 @@ def votes_of(store: Path, name: str) -> list[Judgement]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def studio(*arguments: str | Path, log: Path) -> Iterator[str]:
-    """Run ``prefrestore studio`` on a free port and yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "prefrestore", "studio", "--port", str(port), *map(str, arguments)]
-    with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ) as process:
-        try:
-            yield _address(process, log)
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    end = time.monotonic() + 400
-    while time.monotonic() < end and process.poll() is None:
-        if found := OPENED.search(log.read_text()):
-            return found[1]
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
+def browser(chromium: Any) -> Any:
+    return chromium
 
 
 def enter(browser: Any, address: str, name: str) -> tuple[Any, list[str]]:

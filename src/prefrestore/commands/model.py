@@ -16,6 +16,7 @@ from prefrestore import artifacts, config, configfile
 from prefrestore.commands import _drift
 from prefrestore.commands._convert import convert
 from prefrestore.commands._footprint import show_preset
+from prefrestore.commands._ship import ship
 from prefrestore.commands.report import aligned, rows
 from prefrestore.errors import UserError
 
@@ -38,6 +39,7 @@ def command() -> None:
 
 
 command.add_command(convert)
+command.add_command(ship)
 
 
 def _desk(file: Path) -> Desk:

@@ -29,7 +29,7 @@ PATH = click.Path(path_type=Path)
     required=True,
     help="a file (its name says PNG, JPEG, WebP or TIFF) or a folder",
 )
-@click.option("--model", required=True, help="models:/NAME@ALIAS, a release in S3, or a folder")
+@click.option("--model", help="models:/NAME@ALIAS, a release in S3, or a folder; by default the weights that ship")
 @click.option("--registry", default="sqlite:///mlflow.db", show_default=True, help="of the model's address")
 @click.option("--text", default="", help="what is known of the person, such as 'a woman with glasses'")
 @click.option(
@@ -58,7 +58,7 @@ PATH = click.Path(path_type=Path)
 def command(  # noqa: PLR0913  one argument per option
     sources: tuple[Path, ...],
     output: Path,
-    model: str,
+    model: str | None,
     registry: str,
     text: str,
     samples: int | None,
@@ -79,13 +79,11 @@ def command(  # noqa: PLR0913  one argument per option
     """
     from prefrestore.evaluation.restorer import Drawing
     from prefrestore.registry.loader import locate, resolve
+    from prefrestore.registry.shipped import shipped_address
     from prefrestore.serving.photo_files import jobs_of
-    from prefrestore.serving.photograph import SAMPLES, Wishes
+    from prefrestore.serving.photograph import Wishes, number_of_samples
 
-    several = fidelity > 0 or uncertainty
-    number = samples or (SAMPLES if several else 1)
-    if several and number == 1:
-        raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
+    number = number_of_samples(samples, fidelity, uncertainty=uncertainty)
     if scale > 1 and (aligned or face_only):
         raise UserError("--scale: --aligned and --face-only write faces at the model's size: leave one of them out")
     if aligned and every_face:
@@ -93,7 +91,7 @@ def command(  # noqa: PLR0913  one argument per option
             "--every-face: with --aligned nothing is looked for and all are restored: leave one of them out"
         )
     jobs = jobs_of(sources, output, force=force, uncertainty=uncertainty, face_only=face_only)
-    located = locate(resolve(model, registry))
+    located = locate(resolve(model or shipped_address(), registry))
     wishes = Wishes(Drawing(number, steps, seed, text), fidelity, scale, aligned, every_face)
     rejected = list(_restore(jobs, located, device, wishes, uncertainty=uncertainty, face_only=face_only))
     for row in rejected:
@@ -119,9 +117,9 @@ def _restore(  # noqa: PLR0913  what to do, with what, and how
     from prefrestore.registry.loader import load
     from prefrestore.runtime.progress import track
     from prefrestore.serving.photo_files import read, write
-    from prefrestore.serving.photograph import restore_photograph
+    from prefrestore.serving.photograph import restore_photograph, usable
 
-    pipeline, calibration = load(model).to(_device(device)), load_calibration(model.folder)
+    pipeline, calibration = load(model).to(usable(device)), load_calibration(model.folder)
     if uncertainty and calibration is None:
         click.echo("the model has no metrics/uncertainty.json: red shows the samples' spread, not an error", err=True)
     for job in track(jobs, "restore", total=len(jobs), unit="photograph"):
@@ -143,16 +141,3 @@ def _tell(name: str, restored: Restored) -> None:
         if face.left_alone:
             left, top = face.square.min(0).round().astype(int)
             click.echo(f"{name}: face {number} at {left},{top} left alone: {face.left_alone}", err=True)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--device {name}: cannot be used here ({reason:.100}): say cpu, or cuda where there is a GPU"
-        ) from None
-    return name

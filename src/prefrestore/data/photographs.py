@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from prefrestore.data.images import UnreadableError, opened, to_rgb
+from prefrestore.data.images import MAX_PIXELS, UnreadableError, opened, to_rgb
 from prefrestore.errors import UserError
 
 ORIENTATION, BITS_PER_SAMPLE, ICC_TAG = 0x0112, 0x0102, 34675
@@ -61,13 +61,13 @@ class Photograph:
         return picture
 
 
-def read_photograph(data: bytes) -> Photograph:
-    """Read an image file.
+def read_photograph(data: bytes, max_pixels: int = MAX_PIXELS) -> Photograph:
+    """Read an image file of at most ``max_pixels``.
 
     Raises:
         UnreadableError: the reason, in few words.
     """
-    with opened(data) as image:
+    with opened(data, max_pixels) as image:
         exif = image.getexif()
         orientation = exif.pop(ORIENTATION, 1)
         icc = image.info.get("icc_profile")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -44,6 +44,9 @@ class RestorationOutput(BaseOutput):
 
     images: list[Image.Image]
 
+
+WHOLE: Mapping[str, Any] = {"dtype": torch.float32}
+"""Half precision saves space on disk; processors compute in float32."""
 
 Watch = Callable[[float, Tensor], None]
 """Is told, after each evaluation, the noise level and the estimate of the restored latents x0 [N, C, h, w]."""
@@ -279,7 +282,7 @@ class PrefRestorePipeline(DiffusionPipeline):
 
         Args:
             folder: where it lies.
-            options: as diffusers takes them, such as ``dtype``.
+            options: as diffusers takes them, such as ``dtype``; float32 by default, whatever is stored.
 
         Raises:
             UserError: there is no whole restorer in it, its weights do not fit or are not stored as safetensors.
@@ -288,7 +291,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         if place.is_dir():
             check_folder(place, cls.__name__)
         try:
-            pipeline = super().from_pretrained(str(folder), **{**options, "use_safetensors": True})
+            pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from None

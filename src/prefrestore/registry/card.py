@@ -34,7 +34,7 @@ def render(origin: Origin, metrics: Path, verdict: Path) -> str:
         origin=origin,
         verdict=judged,
         columns=[table["columns"].get(name, name) for name in SHOWN if name in measured],
-        rows=list(_rows(measured, table["metrics"])),
+        rows=list(metric_rows(measured, table["metrics"])),
         cost=_optional(metrics / "cost.json"),
         uncertainty=_optional(metrics / "uncertainty.json").get("policy"),
         statements=_optional(metrics / "comparisons.json").get("statements", {}),
@@ -67,7 +67,7 @@ def _metadata(origin: Origin, policy: Mapping[str, Any], metrics: Mapping[str, A
     )
 
 
-def _rows(measured: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[list[str]]:
+def metric_rows(measured: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield a row per metric: its name, and mean and interval of each column."""
     shown = [measured[name] for name in SHOWN if name in measured]
     for name, row in metrics.items():

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from PIL import Image
 
-from prefrestore.data.photographs import Photograph
+from prefrestore.data.batch import write_whole
+from prefrestore.data.photographs import Photograph, check_suffix, encode_photograph
+from prefrestore.errors import UserError
 from prefrestore.evaluation.calibration import Calibration
 from prefrestore.evaluation.restorer import Drawing, draw_samples, uncertainty_picture
 from prefrestore.faces.alignment import crop, ffhq_square, frame
@@ -70,6 +76,49 @@ class Restored:
     faces: tuple[Face, ...]
     uncertainty: np.ndarray | None
 
+    @property
+    def image(self) -> Image.Image:
+        """The whole as a picture of 8 bits a channel."""
+        return self.photograph.picture()
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole as PNG, JPEG, WebP or TIFF, with what the photograph carried.
+
+        Raises:
+            UserError: the name ends in none of them.
+        """
+        check_suffix(Path(path))
+        write_whole(Path(path), encode_photograph(self.photograph, Path(path).suffix))
+
+
+def number_of_samples(asked: int | None, fidelity: float, *, uncertainty: bool) -> int:
+    """Return how many samples are drawn of each face; ``asked`` None: as many as are needed.
+
+    Raises:
+        UserError: one sample cannot give what is wanted.
+    """
+    several = fidelity > 0 or uncertainty
+    number = asked or (SAMPLES if several else 1)
+    if several and number == 1:
+        raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
+    return number
+
+
+def usable(device: str) -> str:
+    """Return a device of torch that can be used here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {device}: cannot be used here ({reason:.100}): say cpu, or cuda where there is a GPU"
+        ) from None
+    return device
+
 
 def restore_photograph(
     pipeline: PrefRestorePipeline, photograph: Photograph, wishes: Wishes, calibration: Calibration | None = None
@@ -82,8 +131,39 @@ def restore_photograph(
     if wishes.aligned:
         return _restore_aligned(pipeline, photograph, wishes, calibration)
     seen = photograph.rgb8()
-    faces = tuple(_face(pipeline, seen, box, wishes, calibration) for box in find_faces(seen))
-    whole = enlarge(photograph, wishes.scale)
+    found = find(seen, pipeline.image_size, every_face=wishes.every_face)
+    return put_back(photograph, [redraw(pipeline, seen, face, wishes, calibration) for face in found], wishes)
+
+
+def find(seen: np.ndarray, size: int, *, every_face: bool = False) -> tuple[Face, ...]:
+    """Return the faces of a picture [H, W, 3] uint8, largest first, none restored yet.
+
+    Args:
+        seen: the picture.
+        size: side at which the model restores.
+        every_face: none is left alone.
+    """
+    faces = []
+    for box in find_faces(seen):
+        landmarks = find_landmarks(seen, box)
+        square = ffhq_square(landmarks)
+        faces.append(Face(square, None if every_face else reason_to_leave(seen, square, landmarks, size)))
+    return tuple(faces)
+
+
+def redraw(
+    pipeline: PrefRestorePipeline, seen: np.ndarray, face: Face, wishes: Wishes, calibration: Calibration | None = None
+) -> Face:
+    """Restore one face that :func:`find` found; one that is left alone is returned as it is."""
+    if face.left_alone is not None:
+        return face
+    samples = draw_samples(pipeline, crop(seen, face.square, pipeline.image_size), wishes.drawing)
+    return _drawn(face.square, samples, wishes, calibration)
+
+
+def put_back(photograph: Photograph, faces: Sequence[Face], wishes: Wishes) -> Restored:
+    """Return a photograph with the restored ones of its faces, largest first, in their places."""
+    seen, whole = photograph.rgb8(), enlarge(photograph, wishes.scale)
     pixels, uncertainty = whole.pixels, grey_of(whole.rgb8()) if wishes.drawing.samples > 1 else None
     for face in reversed(faces):  # the largest last: it lies in front
         if face.restored is None:
@@ -93,7 +173,7 @@ def restore_photograph(
         pixels = paste(pixels, grey_of(matched) if whole.grey else matched, place)
         if uncertainty is not None and face.uncertain is not None:
             uncertainty = paste(uncertainty, face.uncertain, place)
-    return Restored(replace(whole, pixels=pixels), faces, uncertainty)
+    return Restored(replace(whole, pixels=pixels), tuple(faces), uncertainty)
 
 
 def _restore_aligned(
@@ -123,18 +203,6 @@ def enlarge(photograph: Photograph, scale: float) -> Photograph:
 def grey_of(face: np.ndarray) -> np.ndarray:
     """Return a face [S, S, 3] without colours, of the same shape and type."""
     return np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-
-
-def _face(
-    pipeline: PrefRestorePipeline, image: np.ndarray, box: np.ndarray, wishes: Wishes, calibration: Calibration | None
-) -> Face:
-    landmarks = find_landmarks(image, box)
-    square = ffhq_square(landmarks)
-    reason = None if wishes.every_face else reason_to_leave(image, square, landmarks, pipeline.image_size)
-    if reason:
-        return Face(square, reason)
-    samples = draw_samples(pipeline, crop(image, square, pipeline.image_size), wishes.drawing)
-    return _drawn(square, samples, wishes, calibration)
 
 
 def _drawn(square: np.ndarray, samples: np.ndarray, wishes: Wishes, calibration: Calibration | None) -> Face:

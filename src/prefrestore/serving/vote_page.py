@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -27,18 +25,9 @@ READ_TOKEN = "(name) => [name, document.querySelector('#board')?.dataset.token ?
 """Which showing a press belongs to is read from the page at that moment: a second press cannot hit the next pair."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the page is served, and who may enter; no ``login``: whoever reaches it gives a pseudonym."""
-
-    host: str
-    port: int
-    login: Callable[[str, str], bool] | None
-
-
-def build_page(ballot: Ballot, question: str, login: bool) -> gr.Blocks:
-    """Return the page; with ``login`` the annotator's name is that of the login."""
-    with gr.Blocks(title="Pref-Restore studio", analytics_enabled=False) as page:
+def build_page(page: gr.Blocks, ballot: Ballot, question: str, login: bool) -> None:
+    """Put the vote page on ``page``; with ``login`` the annotator's name is that of the login."""
+    with page:
         name, token = gr.State(""), gr.Textbox("", visible="hidden")
         gr.HTML(Markup('<div id="question">{}</div>').format(question))
         with gr.Column(visible=not login) as entrance:
@@ -61,37 +50,6 @@ def build_page(ballot: Ballot, question: str, login: bool) -> gr.Blocks:
         for choice, press in presses.items():
             press.click(actions.voting(choice), [name, token], shown, js=READ_TOKEN, **quiet)
         undo.click(actions.undo, [name], shown, **quiet)
-    return page
-
-
-def serve(page: gr.Blocks, place: Place) -> str:
-    """Serve the page from threads of this process and return its address.
-
-    Raises:
-        UserError: the port is taken.
-    """
-    assets = files("prefrestore.serving")
-    css, script = (assets.joinpath(f"vote_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    # fonts of the visitor's machine, none from the network
-    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        _, address, _ = page.launch(
-            server_name=place.host,
-            server_port=place.port,
-            auth=place.login,
-            share=False,
-            quiet=True,
-            ssr_mode=False,
-            enable_monitoring=False,
-            footer_links=[],
-            prevent_thread_lock=True,
-            theme=theme,
-            css=css,
-            head=f"<script>{script}</script>",
-        )
-    except OSError as error:
-        raise UserError(f"{place.host}:{place.port}: cannot be served ({error}): choose another --port") from None
-    return str(address)
 
 
 class Booth:

@@ -1,0 +1,102 @@
+"""The studio's server: where pages are served, and the folder in which Gradio keeps files while it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from prefrestore.errors import UserError
+
+MAX_UPLOAD = 30_000_000
+"""Bytes of a photograph."""
+MAX_SESSIONS = 64
+"""Whose photographs are held in memory; the oldest goes first."""
+KEEP_SECONDS = 1800.0
+"""After which a file of a page that was never closed is deleted."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the pages are served, and who may enter; no ``login``: whoever reaches them."""
+
+    host: str
+    port: int
+    login: Callable[[str, str], bool] | None
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Give Gradio a folder of its own, readable by this user alone, that is gone when the block ends or is stopped.
+
+    Build pages within the block: components remember the folder.
+    """
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with tempfile.TemporaryDirectory(prefix="prefrestore-studio-", ignore_cleanup_errors=True) as name:
+        os.environ["GRADIO_TEMP_DIR"] = name
+        signal.signal(signal.SIGTERM, stop)
+        threading.Thread(target=_sweep_for_ever, args=(Path(name),), name="sweep", daemon=True).start()
+        yield Path(name)
+
+
+def _sweep_for_ever(folder: Path) -> None:
+    while folder.is_dir():
+        sweep(folder, KEEP_SECONDS)
+        time.sleep(KEEP_SECONDS / 30)
+
+
+def sweep(folder: Path, seconds: float) -> None:
+    """Delete the files in a folder that nobody touched for so long."""
+    before = time.time() - seconds
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file() and path.stat().st_mtime < before:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # a page deleted it first
+
+
+def serve(page: gr.Blocks, place: Place) -> str:
+    """Serve the pages from threads of this process and return their address.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    assets = files("prefrestore.serving")
+    script = assets.joinpath("vote_page.js").read_text("utf-8")
+    css = "".join(assets.joinpath(f"{name}_page.css").read_text("utf-8") for name in ("vote", "restore"))
+    # fonts of the visitor's machine, none from the network
+    theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, _ = page.launch(
+            server_name=place.host,
+            server_port=place.port,
+            auth=place.login,
+            share=False,
+            quiet=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+            footer_links=[],
+            prevent_thread_lock=True,
+            theme=theme,
+            css=css,
+            head=f"<script>{script}</script>",
+            max_file_size=MAX_UPLOAD,
+            state_session_capacity=MAX_SESSIONS,
+        )
+    except OSError as error:
+        raise UserError(f"{place.host}:{place.port}: cannot be served ({error}): choose another --port") from None
+    return str(address)
