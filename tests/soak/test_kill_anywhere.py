@@ -42,11 +42,11 @@ LEAST_SECONDS = 10.0
 TRIES = 5
 """A moment after the end of the work is drawn again, so often."""
 LONGER: dict[str, dict[str, Any]] = {
-    "train_codec": {"steps": 600, "tokenizer": {"steps": 600}},
-    "train_baseline": {"steps": 1500},
-    "pretrain": {"step1": {"steps": 300}, "step2": {"steps": 400}, "accumulation": 2},
-    "train_reward": {"steps": 300},
-    "align": {"epochs": 40},
+    "train_codec": {"steps": 350, "tokenizer": {"steps": 350}},
+    "train_baseline": {"steps": 350},
+    "pretrain": {"step1": {"steps": 70}, "step2": {"steps": 90}},
+    "train_reward": {"steps": 90},
+    "align": {"epochs": 5},
     "degrade": {"variants": 60},
     "collect_preferences": {"simulated": {"pairs": 20_000}},
 }
