@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from support.net import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -215,12 +216,6 @@ def mlflow_server(postgresql: str, s3_environment: dict[str, str]) -> Iterator[s
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
 
 
 def answers(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Refusing too much before it is read: an ASGI layer around the predictor."""
+"""Refusing too much before it is read: ASGI layers around the predictor and the vote page."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ class BodyLimit:
                 raise _RefusedError(413, f"the body is over {self._limit} bytes")
             more = message.get("more_body", False)
         return bytes(body)
+
+
+class Closed:
+    """Answers 404 to paths that begin with one of some prefixes: what a framework brings and nobody here needs."""
+
+    def __init__(self, app: App, prefixes: tuple[str, ...]) -> None:
+        self._app, self._prefixes = app, prefixes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"].startswith(self._prefixes):
+            await JSONResponse({"error": "not found"}, 404, {"connection": "close"})(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _RefusedError(Exception):

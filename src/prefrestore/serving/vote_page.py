@@ -13,15 +13,24 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import API_PREFIX
 from markupsafe import Markup
+from starlette.middleware import Middleware
 
 from prefrestore.errors import UserError
 from prefrestore.serving.ballot import Asked, Ballot
+from prefrestore.serving.limits import BodyLimit, Closed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 LABELS = {"a": "Left is better", "b": "Right is better", "tie": "No difference", "both_bad": "Both are bad"}
 CALM: Mapping[str, Any] = {"print_exception": False}
 """An annotator's mistake or a full disk is told on the page, not as a traceback in the log."""
+
+WAITING = 256
+"""Presses that may wait; more are answered 503."""
+BODY_BYTES = 1 << 16
+CLOSED = ("upload", "process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "run-history")
+"""Of gradio's API: nothing is uploaded, recorded, streamed or fetched from elsewhere here."""
 
 READ_TOKEN = "(name) => [name, document.querySelector('#board')?.dataset.token ?? '']"
 """Which showing a press belongs to is read from the page at that moment: a second press cannot hit the next pair."""
@@ -74,8 +83,11 @@ def serve(page: gr.Blocks, place: Place) -> str:
     css, script = (assets.joinpath(f"vote_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     # fonts of the visitor's machine, none from the network
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page.queue(max_size=WAITING)
+    closed = Middleware(Closed, prefixes=tuple(f"{API_PREFIX}/{name}" for name in CLOSED))
     try:
         _, address, _ = page.launch(
+            app_kwargs={"middleware": [closed, Middleware(BodyLimit, limit=BODY_BYTES)]},
             server_name=place.host,
             server_port=place.port,
             auth=place.login,
@@ -100,9 +112,9 @@ class Booth:
     def __init__(self, ballot: Ballot) -> None:
         self._ballot = ballot
 
-    def enter(self, wanted: str) -> tuple[Any, ...]:
+    def enter(self, wanted: str | None) -> tuple[Any, ...]:
         """Begin or go on under a pseudonym; return name, entrance, booth, board and progress."""
-        name = wanted.strip()
+        name = str(wanted or "").strip()
         if not NAME.fullmatch(name) or name.startswith("simulated"):
             raise gr.Error("A pseudonym has 1 to 40 letters, digits, dots, dashes or underscores.", **CALM)
         _guarded(self._ballot.join, name)
@@ -115,9 +127,9 @@ class Booth:
     def voting(self, choice: str) -> Callable[..., tuple[str, str]]:
         """Return what the button of a choice does; it returns board and progress."""
 
-        def vote(name: str, token: str, request: gr.Request) -> tuple[str, str]:
-            who = request.username or name
-            if not _guarded(self._ballot.vote, who, token, choice):
+        def vote(name: str, token: str | None, request: gr.Request) -> tuple[str, str]:
+            who = _who(name, request)
+            if not _guarded(self._ballot.vote, who, str(token or ""), choice):
                 gr.Info("This pair was answered already; here is the next one.")
             return _show(self._ballot, who)
 
@@ -125,10 +137,18 @@ class Booth:
 
     def undo(self, name: str, request: gr.Request) -> tuple[str, str]:
         """Take the last answer back; return board and progress."""
-        who = request.username or name
+        who = _who(name, request)
         if not _guarded(self._ballot.undo, who):
             gr.Info("There is nothing to undo.")
         return _show(self._ballot, who)
+
+
+def _who(name: str, request: gr.Request) -> str:
+    """Return who votes; a browser that was told of no name, as after a restart of the server, must enter again."""
+    who = request.username or name
+    if not who:
+        raise gr.Error("This page is no longer known: reload it and give your pseudonym again.", **CALM)
+    return str(who)
 
 
 def _guarded(action: Callable[..., Any], *arguments: str) -> Any:
