@@ -34,7 +34,8 @@ THINKS = scaled(0.2, 0.5)
 """Seconds that an annotator looks at a pair, on average."""
 FACES = 10
 MORE_MIB = 150.0
-CLIENT = {"timeout": httpx.Timeout(120), "limits": httpx.Limits(max_connections=4 * USERS)}
+# uvicorn closes connections that were idle for five seconds; a client must not send into one that is closing
+CLIENT = {"timeout": httpx.Timeout(120), "limits": httpx.Limits(max_connections=4 * USERS, keepalive_expiry=2)}
 
 
 @dataclass
@@ -92,8 +93,8 @@ def test_fifty_annotators(candidates: Path, tmp_path: Path, tell: Tell) -> None:
     seconds = [value for seen in people.values() for value in seen.seconds]
     tell(
         f"load studio: {USERS} annotators, {SECONDS:.0f} s, {len(seconds)} votes ({percentiles(seconds)}), "
-        f"{lost} lost, {mixed} mixed up, {sum(seen.busy for seen in people.values())} turned away, memory {memory[0]:.0f} MiB in "
-        f"the middle, {memory[-1]:.0f} at the end"
+        f"{lost} lost, {mixed} mixed up, {sum(seen.busy for seen in people.values())} turned away, "
+        f"memory {memory[0]:.0f} MiB in the middle, {memory[-1]:.0f} at the end"
     )
     assert len(seconds) > USERS
     assert (lost, mixed, len(votes.judgements)) == (0, 0, len(seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -61,6 +62,30 @@ class Closed:
             await JSONResponse({"error": "not found"}, 404, {"connection": "close"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+class Answering:
+    """Answers 400 where the application fails before it has begun to answer, and tells the log in a line."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        begun = False
+
+        async def noting(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:  # a framework's own code raises anything on a body that its page never sends
+            if begun or scope["type"] != "http":
+                raise
+            print(f"refused {scope['method']} {scope['path']!r:.80}: {error!r:.200}", file=sys.stderr, flush=True)
+            await JSONResponse({"error": "this cannot be answered"}, 400)(scope, receive, send)
 
 
 class _RefusedError(Exception):

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 
 from prefrestore.errors import UserError
 from prefrestore.serving.ballot import Asked, Ballot
-from prefrestore.serving.limits import BodyLimit, Closed
+from prefrestore.serving.limits import Answering, BodyLimit, Closed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 LABELS = {"a": "Left is better", "b": "Right is better", "tie": "No difference", "both_bad": "Both are bad"}
@@ -29,8 +29,11 @@ CALM: Mapping[str, Any] = {"print_exception": False}
 WAITING = 256
 """Presses that may wait; more are answered 503."""
 BODY_BYTES = 1 << 16
-CLOSED = ("upload", "process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "run-history")
-"""Of gradio's API: nothing is uploaded, recorded, streamed or fetched from elsewhere here."""
+CLOSED = (
+    *("upload", "process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "run-history"),
+    *("run/", "api/", "call/"),
+)
+"""Of gradio's API: nothing is uploaded, recorded, streamed, fetched from elsewhere or called but by the page here."""
 
 READ_TOKEN = "(name) => [name, document.querySelector('#board')?.dataset.token ?? '']"
 """Which showing a press belongs to is read from the page at that moment: a second press cannot hit the next pair."""
@@ -87,7 +90,7 @@ def serve(page: gr.Blocks, place: Place) -> str:
     closed = Middleware(Closed, prefixes=tuple(f"{API_PREFIX}/{name}" for name in CLOSED))
     try:
         _, address, _ = page.launch(
-            app_kwargs={"middleware": [closed, Middleware(BodyLimit, limit=BODY_BYTES)]},
+            app_kwargs={"middleware": [closed, Middleware(BodyLimit, limit=BODY_BYTES), Middleware(Answering)]},
             server_name=place.host,
             server_port=place.port,
             auth=place.login,
