@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-containers check format lock bench images airflow clean
+.PHONY: help setup run test test-containers soak check format lock bench images airflow clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ test: setup .venv-airflow/installed ## run all tests but those in containers; TE
 
 test-containers: setup ## run a pipeline in images built from docker/ (needs root, podman, runc, debootstrap)
 	OMP_NUM_THREADS=1 pytest tests/integration/test_containers.py
+
+soak: setup ## the long forms of tests/soak: faults, load, hostile input; takes hours, prints counts
+	PREFRESTORE_SOAK=1 OMP_NUM_THREADS=1 pytest tests/soak
 
 check: setup ## format, lint, types, import rules, configuration, dvc.yaml
 	ruff format --check .

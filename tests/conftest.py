@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from support.net import free_port
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -32,6 +33,7 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1"
 POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
 START_SECONDS = 180.0
+COUNTS = "counts"
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -48,6 +50,29 @@ def real_faces() -> Path:
     if not REAL_FACES.is_dir():
         pytest.skip(f"no real portraits at {REAL_FACES}")
     return REAL_FACES
+
+
+@pytest.fixture(scope="session")
+def graph(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the whole graph has run; tests that use it stand in the group ``graph``."""
+    from prefrestore.stage import STAGES
+    from support import graph as graphs
+
+    folder = graphs.copy(repository, tmp_path_factory.mktemp("graph") / "project")
+    assert graphs.stages_run(graphs.run(folder, "dvc", "repro")) == list(STAGES)
+    return folder
+
+
+@pytest.fixture
+def finished(graph: Path, tmp_path: Path) -> Path:
+    """A copy of the finished graph that a test may change."""
+    return Path(shutil.copytree(graph, tmp_path / "project", symlinks=True))
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Keep a line of counts that is printed when all tests have ended."""
+    return lambda line: request.node.user_properties.append((COUNTS, line))
 
 
 @pytest.fixture(scope="session")
@@ -193,12 +218,6 @@ def mlflow_server(postgresql: str, s3_environment: dict[str, str]) -> Iterator[s
             server.wait(60)
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
-
-
 def answers(url: str) -> bool:
     """Say whether a server answers with success."""
     try:
@@ -239,6 +258,18 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     """With ``PREFRESTORE_NO_SKIP`` a module that skips itself fails as well."""
     if report.skipped and os.environ.get("PREFRESTORE_NO_SKIP"):
         raise pytest.UsageError(f"{report.nodeid} skips itself where every test must run: {report.longrepr}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests counted; lines travel with reports, so also from workers of pytest-xdist."""
+    reports = [row for rows in terminalreporter.stats.values() for row in rows if isinstance(row, pytest.TestReport)]
+    lines = [
+        line for report in reports if report.when == "call" for name, line in report.user_properties if name == COUNTS
+    ]
+    if lines:
+        terminalreporter.section("counts")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 # Machines that run tests are slow now and then; a slow example is no failure.

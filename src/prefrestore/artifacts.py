@@ -61,7 +61,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder} is not a finished artifact (no {MANIFEST}): run the stage that writes it first")
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}): run the stage that writes it again") from None
     if manifest.format_version != FORMAT_VERSION:
         raise UserError(
@@ -94,7 +94,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: is missing: run the stage that writes {path.parent.name} again") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path}: is damaged or of another kind ({reason:.120}): run the stage that writes {path.parent.name} again"

@@ -14,6 +14,8 @@ from prefrestore.config import Config, Section
 from prefrestore.errors import UserError
 
 S = TypeVar("S", bound=Section)
+MAX_VALUES = 100_000
+"""More than any configuration holds."""
 
 
 def parse(model: type[S], data: Any, where: str, *, name: str = "") -> S:
@@ -51,12 +53,27 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: no such configuration file: name one with --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}): give a YAML text file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # its tags raise what Python raises
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: is no valid YAML ({detail:.160}): mend the file") from None
+    if _holds_more_than(data, MAX_VALUES):
+        raise UserError(f"{path}: its references (&name, *name) stand for too many values: write them out")
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds no configuration sections: start from a file in presets/")
     return data
+
+
+def _holds_more_than(data: Any, limit: int) -> bool:
+    """Say whether data, written out, has more values than a limit; references make few lines stand for billions."""
+    waiting, count = [data], 0
+    while waiting and count <= limit:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return count > limit
 
 
 def load(path: Path) -> Config:

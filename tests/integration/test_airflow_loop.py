@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import POSTGRESQL, Program, free_port
+from conftest import POSTGRESQL, Program
 from prefrestore import configfile
 from prefrestore.config import Config
 from prefrestore.data.images import encode_png
@@ -34,6 +34,7 @@ from prefrestore.stage import STAGES, execute
 from support.airflow_services import PASSWORD, QUICK, USER, Airflow, airflow_environment, connection, eventually
 from support.faults import FaultyProxy, Webhook
 from support.kubeflow import FakeKubeflow, serve
+from support.net import free_port
 from support.releases import candidate
 
 # One worker of pytest-xdist takes all of this file.

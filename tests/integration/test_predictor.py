@@ -5,17 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,142 +18,38 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
-from prefrestore import artifacts, configfile
 from prefrestore.commands.serve import command
-from prefrestore.config import LoraConfig
-from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
-from prefrestore.models.adapters import add_roles, role_tensors, save_policy
-from prefrestore.models.codec import build_codec, start_linear
-from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.registry import promotion
-from prefrestore.registry.audit import Audit, Decision
 from prefrestore.registry.loader import load, locate, resolve
-from prefrestore.registry.stores import FolderStore
-from prefrestore.registry.versions import Evidence, Registry
 from prefrestore.serving.protocol import BadRequestError, read_request
-from prefrestore.sft.pretrain import build_pipeline
+from support import served
+from support.served import (
+    DECISION,
+    MODEL,
+    Server,
+    desk,
+    png,
+    registry_at,
+    request,
+    tensor,
+)
 
-MODEL = "restorer"
-SIZE = 32
-DECISION = Decision("tester", "2026-01-01T00:00:00+00:00", "because")
 MAX_BODY = 200_000
 MAX_PIXELS = 100 * 100
 
 
-def _save_base(folder: Path, repository: Path) -> None:
-    """An untrained restorer at smoke's sizes."""
-    config = configfile.load(repository / "presets" / "smoke.yaml")
-    pictures = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
-    codec = build_codec(config.train_codec)
-    start_linear(codec, torch.from_numpy(pictures).movedim(-1, 1).float() / 255)
-    pairs = PairSet(tuple("abcdefgh"), ("",) * 8, pictures, pictures[:, None], (), np.zeros((8, 68, 2), np.float32))
-    build_pipeline(config.pretrain, codec, build_tokenizer(config.train_codec.tokenizer), pairs).save_pretrained(folder)
-
-
-def _save_policy(folder: Path, base: Path, seed: int) -> None:
-    """Adapters that say something, so that versions answer differently."""
-    from prefrestore.models.pipeline import PrefRestorePipeline
-
-    pipeline = PrefRestorePipeline.from_pretrained(base)
-    lora = LoraConfig(rank=4, alpha=64)
-    add_roles(pipeline, lora, seed)
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: torch.randn(value.shape, generator=generator) for name, value in role_tensors(pipeline, "policy").items()
-    }
-    folder.mkdir()
-    save_policy(folder, tensors, lora, artifacts.digest(base))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, empty_registry: bytes, repository: Path) -> Path:
-    """A registry with two versions of a model, the first of them champion."""
-    root = tmp_path_factory.mktemp("served")
-    (root / "mlflow.db").write_bytes(empty_registry)
-    torch.manual_seed(0)
-    _save_base(root / "base", repository)
-    desk = _desk(root)
-    (root / "verdict").mkdir()
-    (root / "verdict" / "verdict.json").write_text('{"passed": true}')
-    for number in (1, 2):
-        _save_policy(root / f"policy-{number}", root / "base", number)
-        parts = {"base": root / "base", "policy": root / f"policy-{number}", "verdict": root / "verdict"}
-        digest, source = FolderStore(root / "releases").put(parts)
-        desk.registry.register(MODEL, Evidence(digest, {}, {}), source)
-    promotion.promote(desk, 1, DECISION)
-    return root
-
-
-def _desk(root: Path) -> promotion.Desk:
-    return promotion.Desk(Registry(_uri(root)), Audit(FolderStore(root / "releases"), MODEL), MODEL)
-
-
-def _uri(root: Path) -> str:
-    return f"sqlite:///{root / 'mlflow.db'}"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A predictor process and where it answers."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-    def get(self, path: str) -> tuple[int, Any]:
-        return self.send(path, None)
-
-    def send(self, path: str, body: bytes | None) -> tuple[int, Any]:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, body), timeout=120) as reply:
-                return reply.status, json.load(reply)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def infer(self, body: bytes) -> tuple[int, Any]:
-        return self.send(f"/v2/models/{MODEL}/infer", body)
-
-    def metrics(self) -> dict[tuple[str, ...], float]:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as reply:
-            families = text_string_to_metric_families(reply.read().decode())
-        return {(row.name, *row.labels.values()): row.value for family in families for row in family.samples}
+    return served.fill_registry(tmp_path_factory.mktemp("served"), repository, empty_registry)
 
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[Server]:
-    arguments = [f"models:/{MODEL}@champion", "--registry", _uri(root), "--port", "0", "--refresh", "0.5"]
-    arguments += ["--max-body", str(MAX_BODY), "--max-pixels", str(MAX_PIXELS), "--max-waiting", "4"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefrestore", "serve", *arguments], cwd=root, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            break
-    else:
-        raise RuntimeError("the predictor did not start")
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    yield Server(found[0], process)
-    process.kill()
-    process.wait()
-
-
-def png(size: tuple[int, int] = (40, 40), seed: int = 0) -> bytes:
-    stream = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def tensor(name: str, value: Any, datatype: str = "BYTES", shape: Any = (1,)) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "datatype": datatype, "data": [value]}
-
-
-def request(image: bytes, *more: dict[str, Any], **fields: Any) -> bytes:
-    inputs = [tensor("image", base64.b64encode(image).decode()), *more]
-    return json.dumps({"inputs": inputs, **fields}).encode()
+    limits = ["--max-body", str(MAX_BODY), "--max-pixels", str(MAX_PIXELS), "--max-waiting", "4"]
+    with served.predictor(root, "--refresh", "0.5", *limits) as server:
+        yield server
 
 
 def test_the_protocol(server: Server) -> None:
@@ -189,7 +79,7 @@ def test_answers_are_those_of_the_library_and_repeat(server: Server, root: Path)
     for thread in threads:
         thread.join()
     assert [together[at] for at in range(3)] == alone
-    pipeline = load(locate(resolve(f"models:/{MODEL}/1", _uri(root))))
+    pipeline = load(locate(resolve(f"models:/{MODEL}/1", registry_at(root))))
     threads_before = torch.get_num_threads()
     torch.set_num_threads(1)
     for seed, (_, answer) in enumerate(alone):
@@ -302,9 +192,9 @@ def test_a_promotion_drops_no_request(server: Server, root: Path) -> None:
     callers = [threading.Thread(target=ask) for _ in range(2)]
     for caller in callers:
         caller.start()
-    promotion.promote(_desk(root), 2, DECISION)
+    promotion.promote(desk(root), 2, DECISION)
     _wait_for_version(server, "2")
-    promotion.rollback(_desk(root), DECISION)
+    promotion.rollback(desk(root), DECISION)
     _wait_for_version(server, "1")
     ended.set()
     for caller in callers:
@@ -316,12 +206,12 @@ def test_a_promotion_drops_no_request(server: Server, root: Path) -> None:
     for _, answer in answers:
         assert answer["outputs"][0]["data"] == by_version[answer["model_version"]]
 
-    version = _desk(root).registry.get(MODEL, 2)
+    version = desk(root).registry.get(MODEL, 2)
     path = root / "releases" / version.digest / "policy" / "adapter_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     failed = ("prefrestore_exchanges_total", "failed")
-    promotion.promote(_desk(root), 2, DECISION, force=True)
+    promotion.promote(desk(root), 2, DECISION, force=True)
     _wait(lambda: server.metrics().get(failed, 0.0) > 0)
     assert server.infer(request(png()))[1]["model_version"] == "1"  # the old one goes on
     path.write_bytes(content)
@@ -359,7 +249,7 @@ def test_it_answers_what_it_has_begun_before_it_ends(server: Server) -> None:
 def test_an_address_of_nothing_is_told_at_once(
     address: str, words: str, root: Path, program: Any, tmp_path: Path
 ) -> None:
-    done = program("serve", address, "--registry", _uri(root), "--port", "0", cwd=tmp_path)
+    done = program("serve", address, "--registry", registry_at(root), "--port", "0", cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

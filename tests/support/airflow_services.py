@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from conftest import free_port
+from support.net import free_port
 
 T = TypeVar("T")
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")

@@ -21,14 +21,14 @@ def weights(seed: int, size: int = 30_000) -> bytes:
     return save({"w": np.random.default_rng(seed).normal(size=size).astype(np.float32)})
 
 
-def candidate(root: Path, seed: int, *, passed: bool) -> dict[str, Path]:
-    """Return the paths of publish's ports, with the files that it reads."""
+def candidate(root: Path, seed: int, *, passed: bool, size: int = 30_000) -> dict[str, Path]:
+    """Return the paths of publish's ports, with the files that it reads; ``size`` is that of the base, in numbers."""
     estimate = {"mean": 20.0 + seed, "std": 1.0, "n": 8, "nan": 0, "low": 19.0, "high": 22.0}
     data = {"config": {"recipe": "r", "eval_recipe": "e"}, "counts": {"train": 8, "eval": 8}, "licences": {"CC0": 16}}
     sentence = "Passed: all 1 required rules hold." if passed else "Not passed: PSNR."
     verdict = {"passed": passed, "sentence": sentence, "confidence": 0.95, "comparisons": [], "limits": [], "bands": []}
     files = {
-        "base/model.safetensors": weights(0),
+        "base/model.safetensors": weights(0, size),
         "policy/adapter.safetensors": weights(seed, 50),
         "reward/reward.safetensors": weights(1, 50),
         "metrics/metrics.json": json.dumps({"columns": {"policy": {"psnr": estimate}}}),

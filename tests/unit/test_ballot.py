@@ -202,3 +202,11 @@ def test_a_missing_bucket_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         Ballot("s3://", deck(2), QUESTION, 0).join("ann")
     Ballot(tmp_path / "new", deck(2), QUESTION, 0).join("ann")
+
+
+def test_a_token_of_any_text_is_refused_not_a_fault(tmp_path: Path) -> None:
+    ballot = Ballot(tmp_path, deck(2), QUESTION, 0)
+    assert ballot.current("ann") is not None
+    for token in ("", "é", "\ud800", "x" * 10_000):
+        assert ballot.vote("ann", token, "a") is False
+    assert not (tmp_path / "preferences").exists()

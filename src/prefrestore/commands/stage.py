@@ -47,7 +47,7 @@ def _section(row: Stage, config_file: Path | None, section_json: str | None) -> 
         return configfile.load_section(config_file, row.name, row.section)
     try:
         data: Any = json.loads(section_json or "")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--section: is no valid JSON ({error}): pass one section of the configuration") from None
     return configfile.parse(row.section, data, "--section", name=row.name)
 

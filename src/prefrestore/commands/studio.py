@@ -69,9 +69,10 @@ def command(  # noqa: PLR0913 (the options)
         if candidates is not None and votes is not None:
             voting = Voting(candidates, votes, reward, question, repeat_every)
             told.append(_add_votes(page, voting, login=check is not None))
-        if candidates is None or model is not None:
+        restores = candidates is None or model is not None
+        if restores:
             told.append(_add_restoring(page, model, registry, device, folder))
-        address = serve(page, Place(host, port, check))
+        address = serve(page, Place(host, port, check), photographs=restores)
         click.echo(f"{'; '.join(told)}; open {address}")
         page.block_thread()
 

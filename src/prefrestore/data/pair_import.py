@@ -90,7 +90,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         raise UserError(f"{file}: no such file")
     try:
         return readers[file.suffix](file)
-    except (ValueError, OSError) as error:  # pandas, pyarrow and json raise kinds of these on damaged files
+    except (ValueError, OSError, RecursionError) as error:  # what pandas, pyarrow and json raise on damaged files
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split()):.100}): mend the file") from None
 
 

@@ -147,7 +147,10 @@ def parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"time must name its zone, found {text!r:.40}")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"time must lie between the years 1 and 9999, found {text!r:.40}") from None
 
 
 def check_judgements(

@@ -113,8 +113,8 @@ def read_shard(data: bytes, name: str) -> tuple[list[Judgement], list[Rejection]
         return [], [Rejection(name, "its bytes do not match the digest in its name")]
     try:
         rows = pq.read_table(pa.BufferReader(data)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        return [], [Rejection(name, f"is no Parquet file ({error!s:.80})")]
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: text in it is no UTF-8
+        return [], [Rejection(name, f"is no Parquet file ({' '.join(str(error).split()):.80})")]
     judgements, rejected = [], []
     for number, row in enumerate(rows):
         try:

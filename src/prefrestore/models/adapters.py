@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prefrestore import artifacts
 from prefrestore.config import LoraConfig
 from prefrestore.errors import UserError
+from prefrestore.models.weight_files import refuse_not_finite
 from prefrestore.runtime.seeding import derive
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def _read_policy(folder: Path, base_digest: str) -> tuple[dict[str, Tensor], pef
     missing = [name for name in (WEIGHTS, CONFIG, CARD) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: holds no adapter ({missing[0]} is missing): run align first")
-    trained_on = artifacts.read_json(folder / CARD)["base_digest"]
+    with artifacts.reading(folder / CARD):
+        trained_on = str(artifacts.read_json(folder / CARD)["base_digest"])
     if trained_on != base_digest:
         raise UserError(
             f"{folder}: this adapter was trained on another base ({trained_on[:12]}, here {base_digest[:12]}): "
@@ -190,7 +192,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], peft.LoraConfig]:
     """Read an adapter in PEFT's format: its tensors, by the names of the model it belongs on, and its configuration.
 
     Raises:
-        UserError: a file is damaged, or it is no plain LoRA.
+        UserError: a file is damaged or holds numbers that are not finite, or it is no plain LoRA.
     """
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -200,6 +202,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], peft.LoraConfig]:
         config = peft.LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / CONFIG}: is no LoRA configuration ({str(error):.100}): make it again") from None
+    refuse_not_finite(tensors.items(), folder / WEIGHTS)
     variants = [name for name in VARIANTS if getattr(config, name)]
     if variants:
         raise UserError(f"{folder / CONFIG}: {variants[0]} is set: only plain LoRA acts here, make the adapter without")

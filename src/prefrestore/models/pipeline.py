@@ -28,7 +28,7 @@ from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
-from prefrestore.models.pipeline_files import check_folder, check_weights, own_memory
+from prefrestore.models.pipeline_files import check_folder, check_settings, check_weights, own_memory
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.seeding import torch_generator
@@ -292,14 +292,15 @@ class PrefRestorePipeline(DiffusionPipeline):
             check_folder(place, cls.__name__)
         try:
             pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # libraries raise anything on damaged settings; each becomes a stated reason
             reason = " ".join(str(error).split())
-            raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from None
+            raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from error
         for name, module in pipeline.components.items():
             if isinstance(module, nn.Module):
                 if place.is_dir():
                     check_weights(place, name, module)
                 own_memory(module)
+        check_settings(str(folder), pipeline.config.sampler_steps, pipeline.config.guidance, pipeline.text_tokenizer)
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:

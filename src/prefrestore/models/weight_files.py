@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -67,12 +68,23 @@ def _indexed(index: Path) -> dict[str, Path]:
     try:
         named = artifacts.read_json(index)["weight_map"]
         places = {str(name): index.parent / Path(str(file)).name for name, file in named.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{index}: is no index of weights: fetch the file again") from None
     for path in sorted(set(places.values())):
         if not path.is_file():
             raise UserError(f"{path}: is missing, though {index.name} names it: fetch the file")
     return places
+
+
+def refuse_not_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:
+    """Raise where a weight is NaN or infinite: pictures made with it would be black or noise, without a word.
+
+    Raises:
+        UserError: names the first tensor that holds such a number.
+    """
+    for name, value in tensors:
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{where}: {name} holds numbers that are not finite: save or fetch the weights again")
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -108,10 +108,11 @@ def parse(data: bytes, origin: str, expected: str) -> dict[str, dict[str, Any]]:
         manifest = json.loads(data)
         files = {str(name): dict(entry) for name, entry in manifest["files"].items()}
         newer = int(manifest.get("format_version", 1)) > FORMAT_VERSION
+        found = digest(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{origin}: is damaged: fetch or publish the release again") from None
     place = origin.removesuffix(f"/{artifacts.MANIFEST}")
-    if digest(manifest) != expected:
+    if found != expected:
         raise UserError(f"{place}: is another release than {expected:.12}: fetch or publish it again")
     if newer:
         raise UserError(f"{place}: was released by a newer version of this program: update it")

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from prefrestore import artifacts
 from prefrestore.errors import UserError
+from prefrestore.models.weight_files import refuse_not_finite
 from prefrestore.rewards.backbone import BackboneConfig, load_backbone
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -215,4 +216,5 @@ def load_network(folder: Path) -> PreferenceNetwork:
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: its reward network is damaged ({reason:.120}): run train_reward again") from None
+    refuse_not_finite(network.state_dict().items(), folder / WEIGHTS)
     return network.eval().requires_grad_(False)

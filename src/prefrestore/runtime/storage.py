@@ -187,13 +187,19 @@ def get(bucket: str, key: str) -> bytes | None:
         UserError: no rights, no such bucket, or nobody answers.
     """
     with explained(f"{SCHEME}{bucket}/{key}"):
-        try:
-            body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        except ClientError as error:
-            if code_of(error) in {"404", "NoSuchKey"}:
-                return None
-            raise
-    return body
+        for turn in range(1, CUTS_ALLOWED + 1):
+            try:
+                body: bytes = client().get_object(Bucket=bucket, Key=key)["Body"].read()
+                return body
+            except ClientError as error:
+                if code_of(error) in {"404", "NoSuchKey"}:
+                    return None
+                raise
+            except CUT:
+                if turn == CUTS_ALLOWED:
+                    raise
+                time.sleep(PAUSE_SECONDS * turn)
+    raise AssertionError("the last turn returns or raises")
 
 
 def put_new(bucket: str, key: str, data: bytes) -> bool:

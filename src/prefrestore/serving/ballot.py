@@ -135,7 +135,7 @@ class Ballot:
         state = self._state(name)
         with state.lock:
             asked = state.current
-            if asked is None or not secrets.compare_digest(asked.token, token):
+            if asked is None or not secrets.compare_digest(asked.token.encode(), token.encode("utf-8", "replace")):
                 return False
             self._keep(state, asked, choice)
         return True

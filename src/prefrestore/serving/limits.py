@@ -1,8 +1,9 @@
-"""Refusing too much before it is read: an ASGI layer around the predictor."""
+"""Refusing too much before it is read: ASGI layers around the predictor and the vote page."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -47,6 +48,44 @@ class BodyLimit:
                 raise _RefusedError(413, f"the body is over {self._limit} bytes")
             more = message.get("more_body", False)
         return bytes(body)
+
+
+class Closed:
+    """Answers 404 to paths that begin with one of some prefixes: what a framework brings and nobody here needs."""
+
+    def __init__(self, app: App, prefixes: tuple[str, ...]) -> None:
+        self._app, self._prefixes = app, prefixes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"].startswith(self._prefixes):
+            await JSONResponse({"error": "not found"}, 404, {"connection": "close"})(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class Answering:
+    """Answers 400 where the application fails before it has begun to answer, and tells the log in a line."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        begun = False
+
+        async def noting(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:  # a framework's own code raises anything on a body that its page never sends
+            if begun or scope["type"] != "http":
+                raise
+            print(f"refused {scope['method']} {scope['path']!r:.80}: {error!r:.200}", file=sys.stderr, flush=True)
+            await JSONResponse({"error": "this cannot be answered"}, 400)(scope, receive, send)
 
 
 class _RefusedError(Exception):

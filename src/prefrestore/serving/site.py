@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import API_PREFIX
+from starlette.middleware import Middleware
 
 from prefrestore.errors import UserError
+from prefrestore.serving.limits import Answering, BodyLimit, Closed
 
 MAX_UPLOAD = 30_000_000
 """Bytes of a photograph."""
+BODY_BYTES = 1 << 16
+"""Of a request where no photograph is taken."""
+CLOSED = (
+    *("process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "run-history"),
+    *("run/", "api/", "call/"),
+)
+"""Of gradio's API: nothing is recorded, streamed, fetched from elsewhere or called but by the pages here."""
 MAX_SESSIONS = 64
 """Whose photographs are held in memory; the oldest goes first."""
 KEEP_SECONDS = 1800.0
@@ -69,8 +79,10 @@ def sweep(folder: Path, seconds: float) -> None:
             continue  # a page deleted it first
 
 
-def serve(page: gr.Blocks, place: Place) -> str:
+def serve(page: gr.Blocks, place: Place, *, photographs: bool) -> str:
     """Serve the pages from threads of this process and return their address.
+
+    Without ``photographs`` nothing can be uploaded, and requests are small.
 
     Raises:
         UserError: the port is taken.
@@ -80,8 +92,12 @@ def serve(page: gr.Blocks, place: Place) -> str:
     css = "".join(assets.joinpath(f"{name}_page.css").read_text("utf-8") for name in ("vote", "restore"))
     # fonts of the visitor's machine, none from the network
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    closed = tuple(f"{API_PREFIX}/{name}" for name in (*CLOSED, *(() if photographs else ("upload",))))
+    limit = MAX_UPLOAD + BODY_BYTES if photographs else BODY_BYTES
+    layers = [Middleware(Closed, prefixes=closed), Middleware(BodyLimit, limit=limit), Middleware(Answering)]
     try:
         _, address, _ = page.launch(
+            app_kwargs={"middleware": layers},
             server_name=place.host,
             server_port=place.port,
             auth=place.login,

@@ -21,6 +21,9 @@ LABELS = {"a": "Left is better", "b": "Right is better", "tie": "No difference",
 CALM: Mapping[str, Any] = {"print_exception": False}
 """An annotator's mistake or a full disk is told on the page, not as a traceback in the log."""
 
+WAITING = 256
+"""Presses that may wait; more are answered 503."""
+
 READ_TOKEN = "(name) => [name, document.querySelector('#board')?.dataset.token ?? '']"
 """Which showing a press belongs to is read from the page at that moment: a second press cannot hit the next pair."""
 
@@ -50,6 +53,7 @@ def build_page(page: gr.Blocks, ballot: Ballot, question: str, login: bool) -> N
         for choice, press in presses.items():
             press.click(actions.voting(choice), [name, token], shown, js=READ_TOKEN, **quiet)
         undo.click(actions.undo, [name], shown, **quiet)
+    page.queue(max_size=WAITING, api_open=False)
 
 
 class Booth:
@@ -58,9 +62,9 @@ class Booth:
     def __init__(self, ballot: Ballot) -> None:
         self._ballot = ballot
 
-    def enter(self, wanted: str) -> tuple[Any, ...]:
+    def enter(self, wanted: str | None) -> tuple[Any, ...]:
         """Begin or go on under a pseudonym; return name, entrance, booth, board and progress."""
-        name = wanted.strip()
+        name = str(wanted or "").strip()
         if not NAME.fullmatch(name) or name.startswith("simulated"):
             raise gr.Error("A pseudonym has 1 to 40 letters, digits, dots, dashes or underscores.", **CALM)
         _guarded(self._ballot.join, name)
@@ -73,9 +77,9 @@ class Booth:
     def voting(self, choice: str) -> Callable[..., tuple[str, str]]:
         """Return what the button of a choice does; it returns board and progress."""
 
-        def vote(name: str, token: str, request: gr.Request) -> tuple[str, str]:
-            who = request.username or name
-            if not _guarded(self._ballot.vote, who, token, choice):
+        def vote(name: str, token: str | None, request: gr.Request) -> tuple[str, str]:
+            who = _who(name, request)
+            if not _guarded(self._ballot.vote, who, str(token or ""), choice):
                 gr.Info("This pair was answered already; here is the next one.")
             return _show(self._ballot, who)
 
@@ -83,10 +87,18 @@ class Booth:
 
     def undo(self, name: str, request: gr.Request) -> tuple[str, str]:
         """Take the last answer back; return board and progress."""
-        who = request.username or name
+        who = _who(name, request)
         if not _guarded(self._ballot.undo, who):
             gr.Info("There is nothing to undo.")
         return _show(self._ballot, who)
+
+
+def _who(name: str, request: gr.Request) -> str:
+    """Return who votes; a browser that was told of no name, as after a restart of the server, must enter again."""
+    who = request.username or name
+    if not who:
+        raise gr.Error("This page is no longer known: reload it and give your pseudonym again.", **CALM)
+    return str(who)
 
 
 def _guarded(action: Callable[..., Any], *arguments: str) -> Any:
