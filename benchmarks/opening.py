@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="as of `prefrestore restore`; by default the weights that ship")
     parser.add_argument("--recipe", default="pref_restore")
-    parser.add_argument("--severity", choices=["mild", "moderate", "severe"], default="moderate")
+    parser.add_argument("--severity", choices=["mild", "moderate", "severe"], default="mild")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation")
     parser.add_argument("--fidelity", type=float, default=0.0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/opening.png"))
