@@ -99,6 +99,13 @@ def test_shipping_again_writes_the_same_bytes(made: Path, written: Path, metrics
     assert artifacts.digest(tmp_path / "again") == artifacts.digest(written)
 
 
+def test_steps_are_the_pipelines_own_where_none_are_named(made: Path, tmp_path: Path) -> None:
+    own = PrefRestorePipeline.from_pretrained(made / "base").sampler_steps
+    for options, expected in (((), own), (("--steps", str(own + 1)), own + 1)):
+        assert _ship(made, *options, "--out", tmp_path / f"{expected}").exit_code == 0
+        assert PrefRestorePipeline.from_pretrained(tmp_path / f"{expected}" / "base").sampler_steps == expected
+
+
 def test_restore_takes_them_where_no_model_is_named(portrait: Path, photograph: Path, tmp_path: Path) -> None:
     for name, model in (("default.png", ()), ("named.png", ("--model", portrait))):
         done = _restore(photograph, "-o", tmp_path / name, "--steps", 2, *model)

@@ -59,7 +59,7 @@ def shipped_address() -> str:
     return str(SHIPPED)
 
 
-def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None) -> Report:
+def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None, steps: int | None = None) -> Report:
     """Write base and adapter in half precision into a folder, as a release with a card.
 
     Args:
@@ -67,6 +67,7 @@ def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None) -> Re
         policy: artifact ``policy``, trained on that base.
         out: the folder; what stands there is replaced if it is a release.
         metrics: artifact ``metrics``, or what ``prefrestore evaluate`` wrote; its figures go into the card.
+        steps: sampling steps of the shipped pipeline where none are asked for; None: the base's own.
 
     Raises:
         UserError: one of them is missing or damaged, they do not belong together, a weight is too large for half
@@ -78,7 +79,7 @@ def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None) -> Re
         if not place.is_dir():
             raise UserError(f"{name}: {place} is no folder: name the artifact")
     with tempfile.TemporaryDirectory(prefix="prefrestore-ship-") as temporary:
-        parts = _parts(base, policy, metrics, Path(temporary))
+        parts = _parts(base, policy, metrics, Path(temporary), steps)
         members = release.members(parts)
         size = sum(path.stat().st_size for path in members.values())
         if size > MAX_BYTES:
@@ -96,7 +97,7 @@ def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None) -> Re
     return Report(out, size, release.digest(manifest))
 
 
-def _parts(base: Path, policy: Path, metrics: Path | None, folder: Path) -> Mapping[str, Path]:
+def _parts(base: Path, policy: Path, metrics: Path | None, folder: Path, steps: int | None) -> Mapping[str, Path]:
     """Write what is shipped into a folder; return its parts by name."""
     from prefrestore.models.adapters import load_policy, role_tensors
     from prefrestore.models.pipeline import PrefRestorePipeline
@@ -107,6 +108,7 @@ def _parts(base: Path, policy: Path, metrics: Path | None, folder: Path) -> Mapp
     pipeline.unload_lora_weights()
     for name, value in _parameters(pipeline):
         value.data = _half(name, value)
+    pipeline.register_to_config(sampler_steps=steps or pipeline.sampler_steps)
     pipeline.save_pretrained(folder / "base")
     _write_adapter(policy, folder / "policy", adapter, artifacts.digest(folder / "base"))
     figures = None if metrics is None else _figures(metrics)
