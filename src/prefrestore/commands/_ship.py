@@ -13,7 +13,9 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--base", type=FOLDER, required=True, help="artifact base")
 @click.option("--policy", type=FOLDER, required=True, help="artifact policy, trained on that base")
 @click.option("--metrics", type=FOLDER, help="folder of metrics.json: measured quality, for the card")
-@click.option("--steps", type=click.IntRange(1), help="default sampling steps, as measured; the base's own if not given")
+@click.option(
+    "--steps", type=click.IntRange(1), help="default sampling steps, as measured; the base's own if not given"
+)
 @click.option("--out", "-o", type=FOLDER, help="folder to write; the package's own by default")
 def ship(base: Path, policy: Path, metrics: Path | None, steps: int | None, out: Path | None) -> None:
     """Write base and adapter in half precision, with a card, where `restore` finds them without --model."""
