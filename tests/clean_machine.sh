@@ -22,14 +22,14 @@ for file in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/apt.conf.d /e
 done
 test ! -d /usr/local/share/ca-certificates || cp -r /usr/local/share/ca-certificates "$folder/usr/local/share/"
 
-inside() { chroot "$folder" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+inside() { chroot "$folder" /usr/bin/env -i HOME=/srv PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
     ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} ${http_proxy:+http_proxy="$http_proxy"} \
     ${https_proxy:+https_proxy="$https_proxy"} sh -euc "$1"; }
 
 inside "apt-get update -q && apt-get install -qy --no-install-recommends $needed && update-ca-certificates"
-git clone --quiet --no-hardlinks "$repository" "$folder/root/pref-restore"
-inside "cd /root/pref-restore && make run PRESET=smoke"
+git clone --quiet --no-hardlinks "$repository" "$folder/srv/pref-restore"
+inside "cd /srv/pref-restore && make run PRESET=smoke"
 # the tests also drive a browser and a database
 inside "apt-get install -qy --no-install-recommends $tests"
-inside "cd /root/pref-restore && make test"
+inside "cd /srv/pref-restore && make test"
 echo "clean machine: $suite, $needed: the graph ran; with $tests: all tests passed"

@@ -26,6 +26,7 @@ def _pytest(folder: Path, text: str, repository: Path, **environment: str) -> in
     shutil.copy(repository / "pyproject.toml", folder)
     (folder / "test_case.py").write_text(text, encoding="utf-8")
     clean = {key: value for key, value in os.environ.items() if key != "PREFRESTORE_NO_SKIP"}
+    clean["PYTHONPATH"] = str(repository / "tests")  # conftest.py imports support/
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_case.py"]
     return subprocess.run(
         command, cwd=folder, env={**clean, **environment}, capture_output=True, check=False

@@ -128,17 +128,17 @@ def test_code_dependencies_follow_imports_that_are_loaded() -> None:
         assert missing == set(), name
 
 
-def test_every_data_file_of_the_package_belongs_to_a_stage_or_a_page(repository: Path) -> None:
+def test_every_data_file_of_the_package_belongs_to_a_stage_or_a_page_or_ships(repository: Path) -> None:
     """A template that no stage lists could change without anything being made again."""
     package = repository / "src" / "prefrestore"
     listed = {path for row in STAGES.values() for path in dvcfile.code(row)}
-    served = package / "serving"
+    apart = package / "serving", dvcfile.WEIGHTS
     lost = [
         path
         for path in package.rglob("*")
         if path.is_file()
         and path.suffix not in {".py", ".pyc"}
-        and not path.is_relative_to(served)
+        and not any(path.is_relative_to(folder) for folder in apart)
         and path.relative_to(repository).as_posix() not in listed
     ]
     assert lost == []
