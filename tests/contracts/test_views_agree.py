@@ -14,6 +14,7 @@ import yaml
 from prefrestore import config, configfile, dvcfile
 from prefrestore.commands import stage as stage_commands
 from prefrestore.errors import UserError
+from prefrestore.registry.shipped import TEMPLATE
 from prefrestore.stage import ARTIFACTS, STAGES
 
 PRESETS = ("smoke", "tiny", "portrait", "full", "bench")
@@ -132,7 +133,7 @@ def test_every_data_file_of_the_package_belongs_to_a_stage_or_a_page_or_ships(re
     """A template that no stage lists could change without anything being made again."""
     package = repository / "src" / "prefrestore"
     listed = {path for row in STAGES.values() for path in dvcfile.code(row)}
-    apart = package / "serving", dvcfile.WEIGHTS
+    apart = package / "serving", dvcfile.WEIGHTS, TEMPLATE
     lost = [
         path
         for path in package.rglob("*")
