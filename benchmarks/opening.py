@@ -1,4 +1,4 @@
-"""The picture README opens with: a photograph degraded by us, restored, and where the restorer guessed.
+"""The picture README opens with: a photograph degraded by us (also written by itself), restored, and where we guessed.
 
 The photograph is scikit-image's portrait of Eileen Collins (NASA, public domain); it is no part of the training data.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,8 +31,8 @@ PANEL, GAP = 384, 6
 """Side of a panel and what is between two, pixels."""
 
 
-def panels(model: str, how: argparse.Namespace) -> list[np.ndarray]:
-    """Return what is shown: degraded, restored, and grey with red where it was guessed; [PANEL, PANEL, 3] uint8 each.
+def panels(model: str, how: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what is shown: degraded, restored, and grey with red where it was guessed; [256, 256, 3] uint8 each.
 
     The recipe is drawn for the shown part, as for a face of that size, and restored in it as in a photograph.
     """
@@ -43,14 +44,14 @@ def panels(model: str, how: argparse.Namespace) -> list[np.ndarray]:
     restored = restore_photograph(load(located), Photograph(bad), wishes, load_calibration(located.folder))
     if not restored.faces or restored.uncertainty is None:
         raise UserError(f"no face is found in the photograph at severity {how.severity}: take a milder one")
-    pictures = (bad, restored.photograph.pixels, restored.uncertainty)
-    return [cv2.resize(picture, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for picture in pictures]
+    return bad, restored.photograph.pixels, restored.uncertainty
 
 
-def beside(pictures: list[np.ndarray]) -> np.ndarray:
-    """Return pictures of one size in a row, white between them."""
-    gap = np.full((len(pictures[0]), GAP, 3), 255, np.uint8)
-    row = [part for picture in pictures for part in (picture, gap)]
+def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return pictures, enlarged, in a row, white between them."""
+    gap = np.full((PANEL, GAP, 3), 255, np.uint8)
+    large = [cv2.resize(picture, (PANEL, PANEL), interpolation=cv2.INTER_CUBIC) for picture in pictures]
+    row = [part for picture in large for part in (picture, gap)]
     return np.concatenate(row[:-1], axis=1)
 
 
@@ -68,9 +69,11 @@ def main() -> None:
         print("no weights ship with this copy, so there is nothing to draw: name a --model")
         return
     torch.set_num_threads(1)
-    picture = beside(panels(options.model or shipped_address(), options))
+    pictures = panels(options.model or shipped_address(), options)
+    picture = beside(pictures)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(encode_png(picture))
+    options.out.with_name("degraded.png").write_bytes(encode_png(pictures[0]))
     print(f"{options.out}: {picture.shape[1]} x {picture.shape[0]} px")
 
 
