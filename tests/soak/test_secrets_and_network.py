@@ -123,12 +123,14 @@ def test_a_publication_keeps_no_credential(
 
 
 def test_compiled_packages_name_secrets_and_hold_none(repository: Path) -> None:
-    """Credentials come to pods from secrets of the cluster, by name."""
+    """Credentials come to pods from secrets of the cluster, by name; the one to fill in is empty."""
     files = [*(repository / "pipelines" / "compiled").glob("*.yaml"), *(repository / "deploy").rglob("*.yaml")]
     assert files
     for path in files:
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
-            assert not (isinstance(document, dict) and document.get("kind") == "Secret")
+            if isinstance(document, dict) and document.get("kind") == "Secret":
+                assert not any((document.get("stringData") or {}).values())
+                assert not document.get("data")
 
 
 @pytest.mark.parametrize("command", [serve.command, studio.command])
