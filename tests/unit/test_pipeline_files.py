@@ -209,7 +209,7 @@ def test_adapters_without_effect_or_fit_are_refused(saved: Path, pipeline: PrefR
     whole = load_file(file)
     first = sorted(whole)[0]
     save_file({name: value for name, value in whole.items() if name != first}, file)
-    assert "does not fit this base at transformer_blocks.0" in refused(folder)
+    assert "does not fit this base at gain.0" in refused(folder)
     save_file(whole | {first: torch.randn(4, 7)}, file)
     assert "does not fit this base" in refused(folder)
     file.unlink()
