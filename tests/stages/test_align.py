@@ -271,7 +271,7 @@ def test_rewards_that_say_nothing_change_nothing(
 def test_alignment_moves_towards_what_is_rewarded_and_keeps_the_best(
     repository: Path, base: Path, pairs: PairSet, tmp_path: Path, weight: float
 ) -> None:
-    config = align_config(repository, epochs=4, learning_rate=0.01, kl_weight=0.0, local_share=0.5)
+    config = align_config(repository, epochs=4, learning_rate=0.01, kl_weight=0.0, local_share=0.0)
     aligned = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path), weight)
     scores = [row["held_out_reward_total"] for row in aligned.history]
     assert aligned.watch.best_score == max(scores) > aligned.watch.base["reward_total"] + 0.15

@@ -290,6 +290,8 @@ class PrefRestorePipeline(DiffusionPipeline):
         place = Path(folder)
         if place.is_dir():
             check_folder(place, cls.__name__)
+        if "torch_dtype" in options:  # the name that diffusers gave up
+            options["dtype"] = options.pop("torch_dtype")
         try:
             pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
         except Exception as error:  # libraries raise anything on damaged settings; each becomes a stated reason
