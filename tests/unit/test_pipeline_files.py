@@ -18,7 +18,7 @@ from prefrestore import artifacts, configfile
 from prefrestore.config import LoraConfig
 from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
-from prefrestore.models.adapters import TARGETS, add_roles, role_tensors, save_policy
+from prefrestore.models.adapters import ATTENTION, add_roles, role_tensors, save_policy
 from prefrestore.models.codec import build_codec, start_linear
 from prefrestore.models.pipeline import PrefRestorePipeline, SamplingStep, to_tensor_of
 from prefrestore.models.tokenizer import build_tokenizer
@@ -139,7 +139,7 @@ def policy(saved: Path, folder: Path) -> Path:
 def published(saved: Path, folder: Path, scale: float = 1.0) -> Path:
     """An adapter as a PeftModel writes it: ``lora/`` and a second one below, of the old policy."""
     transformer = PrefRestorePipeline.from_pretrained(saved).generator.transformer
-    config = peft.LoraConfig(r=4, lora_alpha=8, init_lora_weights="gaussian", target_modules=list(TARGETS))
+    config = peft.LoraConfig(r=4, lora_alpha=8, init_lora_weights="gaussian", target_modules=list(ATTENTION))
     model = peft.get_peft_model(transformer, config)
     model.add_adapter("old", replace(config))
     torch.manual_seed(1)
@@ -209,7 +209,7 @@ def test_adapters_without_effect_or_fit_are_refused(saved: Path, pipeline: PrefR
     whole = load_file(file)
     first = sorted(whole)[0]
     save_file({name: value for name, value in whole.items() if name != first}, file)
-    assert "does not fit this base at gain.0" in refused(folder)
+    assert "does not fit this base at transformer_blocks.0" in refused(folder)
     save_file(whole | {first: torch.randn(4, 7)}, file)
     assert "does not fit this base" in refused(folder)
     file.unlink()
