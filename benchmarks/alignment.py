@@ -101,8 +101,12 @@ class Clocked(Guard):
 
 def told(point: Point) -> None:
     """Print one look."""
-    cells = (f"{name} {point.values[name]:8.4f}" for name in sorted(point.values))
-    print(f"  {point.seconds:7.0f} s  epoch {point.epoch:4}  " + "  ".join(cells), flush=True)
+    print(f"  {point.seconds:7.0f} s  {told_values(point.epoch, point.values)}", flush=True)
+
+
+def told_values(epoch: int, values: Mapping[str, float]) -> str:
+    """Return a look in words."""
+    return "  ".join((f"epoch {epoch:4}", *(f"{name} {values[name]:8.4f}" for name in sorted(values))))
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,10 @@ def race(bench: Bench, budget: float, looks: int) -> dict[str, list[Point]]:
             _, guard = bench.run(config, reward, Clocked, budget=budget, looks=looks)
         curves[name] = guard.points if isinstance(guard, Clocked) else []
     final = curves["published"][-1]
-    start, goal = (
-        final.values["reward_total"] - curves["published"][0].values["reward_total"],
-        final.values["reward_total"],
-    )
+    goal = final.values["reward_total"]
+    gain = goal - curves["published"][0].values["reward_total"]
     reached = next((point for point in curves["ours"] if point.values["reward_total"] >= goal), None)
-    print(f"published settings: reward {goal:.4f} ({start:+.4f}) after {final.seconds:.0f} s")
+    print(f"published settings: reward {goal:.4f} ({gain:+.4f}) after {final.seconds:.0f} s")
     if reached is None:
         print("ours does not reach it: NOT MET")
     else:
@@ -170,13 +172,12 @@ def gamed(bench: Bench) -> dict[str, object]:
     print("paid for sharpness alone; the guard is the preset's")
     with load_reward(bench.reward, 1, judge="validation") as whole:
         reward = CompositeReward((SharpnessReward(),), {"sharpness": Part(1.0, 0.0, 1.0)}, whole.reader, whole.judge)
-        found, guard = bench.run(changed(bench.preset, local_share=0.0), reward, Guard)
+        found, _ = bench.run(changed(bench.preset, local_share=0.0), reward, Guard)
+    print(f"  {told_values(0, found.watch.base)}")
     for row in found.history:
         values = {key.removeprefix("held_out_"): value for key, value in row.items() if key.startswith("held_out_")}
         if values:
-            told(Point(float("nan"), int(row["step"]), values))
-    print("base:")
-    told(Point(0.0, 0, found.watch.base))
+            print(f"  {told_values(int(row['step']), values)}")
     print(f"stopped: {found.watch.stopped or 'NO'}; kept: epoch {found.watch.best_epoch}")
     return {"history": found.history, "watch": found.watch.state()}
 

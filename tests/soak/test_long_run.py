@@ -35,8 +35,9 @@ def test_alignment_in_the_long_run(graph: Path, tmp_path: Path, tell: Callable[[
         seen = psutil.Process(process.pid)
         while process.poll() is None:
             steps = list(work.checkpoints.glob("align/*/step-*"))
-            if steps:
-                memory.append(seen.memory_info().rss / 2**20)
+            used = seen.memory_info().rss / 2**20
+            if steps and used:  # a process that has just ended has none
+                memory.append(used)
                 handles.append(seen.num_fds())
                 kept.append(len(steps))
             time.sleep(scaled(0.2, 1.0))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,20 +20,20 @@ from skimage import data
 from prefrestore.data.images import encode_png
 from prefrestore.data.preferences import INPUTS
 from prefrestore.reward_model.candidates import INPUT_SCHEMA, Origin, make_candidate, write_candidates
+from support.net import free_port
 
-FACES, BLURS = 8, (0.5, 1.5, 3.0)
 OPENED = re.compile(r"open (http://\S+)")
 
 
-def small_candidates(folder: Path) -> Path:
-    """Write three blurs of each of eight crops of one public-domain portrait: 24 pairs."""
-    portrait = cv2.resize(np.ascontiguousarray(data.astronaut()[0:220, 120:340]), (96, 96))
+def blurred_candidates(folder: Path, faces: int, size: int, blurs: Sequence[float]) -> Path:
+    """Write blurs of crops, ``size`` pixels a side, of one public-domain portrait; every crop is another face."""
+    portrait = cv2.resize(np.ascontiguousarray(data.astronaut()[0:220, 120:340]), (size, size))
     rows, inputs = [], []
-    for face in range(FACES):
-        hq = np.roll(portrait, 4 * face, axis=1)
+    for face in range(faces):
+        hq = np.roll(portrait, (face // 8, 4 * (face % 8)), axis=(0, 1))
         rows += [
             make_candidate(f"face{face}", 0, cv2.GaussianBlur(hq, (0, 0), blur), Origin(number, 4, "base"))
-            for number, blur in enumerate(BLURS)
+            for number, blur in enumerate(blurs)
         ]
         lq = encode_png(cv2.GaussianBlur(hq, (0, 0), 5))
         inputs.append({"group_id": f"face{face}/0", "text": "", "image": lq})
@@ -43,13 +42,15 @@ def small_candidates(folder: Path) -> Path:
     return folder
 
 
+def small_candidates(folder: Path) -> Path:
+    """Write three blurs of each of eight crops: 24 pairs."""
+    return blurred_candidates(folder, 8, 96, (0.5, 1.5, 3.0))
+
+
 @contextmanager
 def studio(*arguments: str | Path, log: Path, **environment: str) -> Iterator[str]:
     """Run ``prefrestore studio`` on a free port and yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "prefrestore", "studio", "--port", str(port), *map(str, arguments)]
+    command = [sys.executable, "-m", "prefrestore", "studio", "--port", str(free_port()), *map(str, arguments)]
     environment = {**os.environ, **environment}
     with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, env=environment) as process:
         try:

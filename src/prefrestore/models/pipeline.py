@@ -301,7 +301,8 @@ class PrefRestorePipeline(DiffusionPipeline):
             if isinstance(module, nn.Module):
                 if place.is_dir():
                     check_weights(place, name, module)
-                own_memory(module)
+                # frozen, as pretraining and import leave them: where gradients are asked for, torch rounds otherwise
+                own_memory(module.requires_grad_(False))
         check_settings(str(folder), pipeline.config.sampler_steps, pipeline.config.guidance, pipeline.text_tokenizer)
         return pipeline
 

@@ -26,7 +26,6 @@ from prefrestore.models.generator import Generator, build_generator, spatial_gai
 from prefrestore.models.integrator import CONTEXT, layout_fields
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.models.pipeline_files import own_memory
 from prefrestore.models.reference_layout import STAGE_A, TOWER, empty, fill, naming, same, sorted_out
 from prefrestore.models.reference_tokenizer import unread_blocks
 from prefrestore.models.text import CHAT_END, CHAT_START, PAD, Vocabulary
@@ -210,8 +209,6 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
     )
     if integrator.config.tie_word_embeddings:
         integrator.tie_weights()
-    for component in _COMPONENTS:
-        own_memory(getattr(pipeline, component))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
