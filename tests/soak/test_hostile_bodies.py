@@ -18,7 +18,7 @@ from prefrestore.runtime import seeding
 from support import served, voters
 from support.hostile import NAMES, damaged, twisted
 from support.served import Server
-from support.soak import scaled
+from support.soak import awaited, scaled
 from support.voters import API, Studio, Voter, memory_mib
 
 pytestmark = pytest.mark.xdist_group("services")
@@ -141,7 +141,7 @@ async def _attack(url: str, count: int) -> tuple[dict[int, int], int]:
 
 def test_bodies_of_the_studio(studio: Studio, store: Path, tell: Tell) -> None:
     before = memory_mib(studio.process.pid)
-    found, done = asyncio.run(_attack(studio.url, scaled(20, 400)))
+    found, done = awaited(_attack(studio.url, scaled(20, 400)))
     more = memory_mib(studio.process.pid) - before
     log = studio.log.read_text()
     tell(

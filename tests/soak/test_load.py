@@ -22,7 +22,7 @@ from prefrestore.data.vote_store import read
 from prefrestore.registry.loader import load, locate, resolve
 from prefrestore.runtime import seeding
 from support import served, voters
-from support.soak import scaled
+from support.soak import awaited, scaled
 from support.voters import BusyError, Voter, memory_mib, percentiles
 
 pytestmark = pytest.mark.xdist_group("services")
@@ -82,7 +82,7 @@ async def _crowd(url: str, process: int) -> tuple[dict[str, Seen], list[float]]:
 def test_fifty_annotators(candidates: Path, tmp_path: Path, tell: Tell) -> None:
     store = tmp_path / "votes"
     with voters.studio("--candidates", candidates, "--votes", store, log=tmp_path / "log") as studio:
-        people, memory = asyncio.run(_crowd(studio.url, studio.process.pid))
+        people, memory = awaited(_crowd(studio.url, studio.process.pid))
     votes = read(store)
     lost = mixed = 0
     for name, seen in people.items():
@@ -158,7 +158,7 @@ def _expected(root: Path) -> list[np.ndarray]:
 def test_fifty_callers(served_root: Path, tell: Tell) -> None:
     expected = _expected(served_root)
     with served.predictor(served_root, "--max-waiting", "32") as server:
-        asked, memory = asyncio.run(_callers(server.url, server.process.pid, expected))
+        asked, memory = awaited(_callers(server.url, server.process.pid, expected))
         waiting = server.metrics()[("prefrestore_waiting",)]
     tell(
         f"load predictor: {USERS} callers, {SECONDS:.0f} s, {len(asked.seconds)} answers "
