@@ -61,7 +61,7 @@ class Brightness:
 
 def align_config(repository: Path, **changes: object) -> AlignConfig:
     plain = configfile.read_yaml(repository / "presets" / "smoke.yaml")["align"]
-    guard = {**plain["guard"], "faces": 2, "margins": {}}
+    guard = {**plain["guard"], "faces": 2, "certainty": 0.0, "margins": {}}
     return configfile.parse(AlignConfig, {**plain, "pool": 6, "guard": guard, **changes}, "test")
 
 
@@ -329,7 +329,7 @@ class FallingGuard(Guard):
 def test_a_run_that_games_its_reward_is_ended_and_leaves_the_base(
     repository: Path, base: Path, pairs: PairSet, tmp_path: Path
 ) -> None:
-    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "margins": {"sharpness": 0.05}}
+    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "certainty": 0.0, "margins": {"sharpness": 0.05}}
     config = align_config(repository, epochs=9, guard=guard)
     pipeline = load(base)
     add_roles(pipeline, config.lora, config.seed)
@@ -361,7 +361,7 @@ class Darkness:
 def test_a_run_whose_reward_rises_while_the_validation_judge_falls_ends_at_the_last_good_policy(
     repository: Path, base: Path, pairs: PairSet, tmp_path: Path
 ) -> None:
-    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "margins": {"judge": 0.01}}
+    guard = {"every": 1, "faces": 2, "samples": 2, "patience": 2, "certainty": 0.0, "margins": {"judge": 0.01}}
     config = align_config(repository, epochs=12, guard=guard, learning_rate=0.01, kl_weight=0.0, local_share=0.5)
     pipeline = load(base)
     add_roles(pipeline, config.lora, config.seed)

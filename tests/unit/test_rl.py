@@ -17,7 +17,7 @@ from prefrestore.errors import UserError
 from prefrestore.rewards.composite import CompositeReward, Part
 from prefrestore.rewards.faces import FaceReader
 from prefrestore.rl.batches import judge, noise_level, put_noise, total_of, update_rows
-from prefrestore.rl.guard import Guard, Watch, below_margin, psnr
+from prefrestore.rl.guard import Guard, Watch, below_margin, psnr, score
 from prefrestore.rl.local import nearness
 from prefrestore.rl.pool import draw_pools, epoch_rows
 from prefrestore.rl.rollout import known_parts, solver, spread, without_broken
@@ -249,6 +249,19 @@ def test_guard_keeps_the_best_and_ends_a_run_that_games_its_reward(config: Align
     ended = guard.judge(watch, measures(1.9, 0.3), 8)
     assert ended.best_epoch == 2
     assert ended.stopped.startswith("epoch 8: sharpness below base")
+
+
+def test_the_kept_policy_is_preferred_and_certain(config: AlignConfig) -> None:
+    base = {**measures(0.1, 0.5), "spread": 0.04}
+    assert score(base, base, 1.0) == pytest.approx(0.1)
+    assert score({**base, "spread": 0.03}, base, 1.0) == pytest.approx(0.1 + 0.25)
+    assert score({**base, "spread": 0.03}, base, 0.0) == pytest.approx(0.1)
+    assert score(measures(0.2, 0.5), base, 1.0) == pytest.approx(0.2)
+    assert score({"spread": 0.01}, base, 1.0) == -math.inf
+    guard = ScriptedGuard(config)
+    watch = guard.judge(Watch(base, 0, 0.1), {**measures(0.3, 0.5), "spread": 0.04}, 2)
+    watch = guard.judge(watch, {**measures(0.25, 0.5), "spread": 0.03}, 4)
+    assert (watch.best_epoch, watch.best_score) == (4, pytest.approx(0.5))
 
 
 def test_margins_name_what_fell() -> None:

@@ -28,7 +28,7 @@ class Watch:
     Attributes:
         base: the measures of the base.
         best_epoch: after how many epochs the kept policy stood; 0 is the base itself.
-        best_score: its ``reward_total`` on the held-out faces.
+        best_score: its score (:func:`score`) on the held-out faces.
         breaches: looks in a row at which a measure was below its margin.
         stopped: why the run was ended, empty while it was not.
     """
@@ -104,7 +104,7 @@ class Guard:
     def judge(self, watch: Watch, values: Mapping[str, float], epoch: int) -> Watch:
         """Return what is known after a look at the policy that stood after ``epoch`` epochs.
 
-        The best policy is the one of the highest held-out reward among those that keep every margin.
+        The best policy is the one of the highest score among those that keep every margin.
         """
         below = below_margin(values, watch.base, self._config.margins)
         if below:
@@ -115,9 +115,19 @@ class Guard:
                     f"epoch {epoch}: {', '.join(below)} below base by more than the margin {breaches} times in a row"
                 )
             return replace(watch, breaches=breaches, stopped=stopped)
-        if values.get("reward_total", -math.inf) > watch.best_score:
-            watch = replace(watch, best_epoch=epoch, best_score=values["reward_total"])
+        found = score(values, watch.base, self._config.certainty)
+        if found > watch.best_score:
+            watch = replace(watch, best_epoch=epoch, best_score=found)
         return replace(watch, breaches=0)
+
+
+def score(values: Mapping[str, float], base: Mapping[str, float], certainty: float) -> float:
+    """Return ``reward_total`` plus ``certainty`` times the share of base's spread that is gone; -inf without reward.
+
+    Both are what alignment is for: preferred restorations, and few of them. Without spread the reward alone counts.
+    """
+    gone = 1 - values["spread"] / base["spread"] if values.get("spread") and base.get("spread") else 0.0
+    return values.get("reward_total", -math.inf) + certainty * gone
 
 
 def below_margin(values: Mapping[str, float], base: Mapping[str, float], margins: Mapping[str, float]) -> list[str]:
