@@ -15,7 +15,6 @@ from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import CHAT_END, Prompt
 
 QuerySpan = Literal["exact", "last_of_padded"]
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ def code_loss(
 
     Targets are HQ's codes; with ``prompt_loss`` also all text, as published. LQ's codes never are.
     """
-    logits = pipeline.integrator.lm_head(states[:, :-1]).float()
     following = sequences.ids[:, 1:]
     places = torch.arange(1, sequences.ids.shape[1], device=following.device)
     after = places - sequences.first[:, None]
@@ -93,6 +91,7 @@ def code_loss(
     if prompt_loss:
         is_lq = (following >= vocabulary_of(pipeline.integrator).first_code) & ~is_code
         asked = sequences.mask[:, 1:].bool() & ~is_lq
-    targets = following.where(asked, torch.tensor(IGNORED, device=following.device))
-    right = (logits.argmax(-1) == following)[is_code].float().mean()
-    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED), right
+    # the head is wide: it sees the states that are asked for alone
+    logits, targets = pipeline.integrator.lm_head(states[:, :-1][asked]).float(), following[asked]
+    right = (logits.argmax(-1) == targets)[is_code[asked]].float().mean()
+    return functional.cross_entropy(logits, targets), right
