@@ -41,7 +41,7 @@ def cache(pipeline: PrefRestorePipeline, batch: Step2Batch) -> Cached:
 def step2_loss(pipeline: PrefRestorePipeline, batch: Step2Batch, kept: Cached) -> Tensor:
     """Return step 2's loss from what is kept."""
     spatial = pipeline.lq_encoder(batch.lq)
-    condition = pipeline.join(kept.queries, spatial)
+    condition = pipeline.join(kept.queries, spatial, kept.text)
     velocity = pipeline.velocity(interpolate(kept.latents, batch.noise, batch.sigma), batch.sigma, condition)
     return flow_matching_loss(velocity, kept.latents, batch.noise) + (spatial - kept.latents).square().mean()
 

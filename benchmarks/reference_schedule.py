@@ -21,7 +21,7 @@ from prefrestore.config import AlignConfig
 from prefrestore.diffusion.flow import flow_matching_loss, interpolate
 from prefrestore.models.adapters import using_role
 from prefrestore.models.condition import Condition
-from prefrestore.models.integrator import Decoded, vocabulary_of
+from prefrestore.models.integrator import Decoded, text_state, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import Prompt
 from prefrestore.rl.nft_loss import deviation, nft_loss
@@ -52,7 +52,7 @@ def second_pass(pipeline: PrefRestorePipeline, prompt: Prompt, ids: Tensor) -> D
     """Return the queries [B, n + 1, D] of decoded ids by another pass over the whole sequence (1.5)."""
     whole = torch.cat([prompt.ids, ids + vocabulary_of(pipeline.integrator).first_code], 1)
     states = pipeline.integrator.model(input_ids=whole, use_cache=False).last_hidden_state
-    return Decoded(ids, states[:, -ids.shape[1] - 1 :])
+    return Decoded(ids, states[:, -ids.shape[1] - 1 :], text_state(states, prompt))
 
 
 @torch.no_grad()

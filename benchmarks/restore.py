@@ -40,8 +40,8 @@ def equality(pipeline: PrefRestorePipeline, lq: Tensor, noise: Tensor, steps: in
     """Print and return how far both ways' results are apart, stage by stage and from end to end."""
     decoded, tokens = reference.condition_of(pipeline, lq, [""])
     ours = pipeline.integrate(lq, [""])
-    condition = pipeline.join(ours.queries, pipeline.lq_encoder(lq))
-    old = reference.sample(pipeline, Condition(tokens, condition.spatial), noise, steps, guidance)
+    condition = pipeline.join(ours.queries, pipeline.lq_encoder(lq), ours.text)
+    old = reference.sample(pipeline, Condition(tokens, condition.spatial, condition.text), noise, steps, guidance)
     new = euler(pipeline, condition, noise, steps, guidance)
     apart = {
         "ids that differ": float((decoded.ids != ours.ids).sum()),

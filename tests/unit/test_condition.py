@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import Prompt, Vocabulary
 from prefrestore.runtime.seeding import derive
 
-TOKENS, CAPTION = 7, 24
+TOKENS, CAPTION, TEXT = 7, 24, 5
 ROLES: tuple[Role, ...] = ("policy", "old", "ema", "ref")
 
 
@@ -46,7 +47,7 @@ ROLES: tuple[Role, ...] = ("policy", "old", "ema", "ref")
 def pipeline() -> PrefRestorePipeline:
     """A restorer of a generator alone, every weight of it random and every role another one."""
     torch.manual_seed(0)
-    generator = Generator(4, 8, 2, 3, 4, 8, 2, 16, CAPTION)
+    generator = Generator(4, 8, 2, 3, 4, 8, 2, 16, CAPTION, text_size=TEXT)
     with torch.no_grad():
         for value in generator.parameters():
             value.add_(0.05 * torch.randn_like(value))
@@ -62,7 +63,8 @@ def pipeline() -> PrefRestorePipeline:
 @pytest.fixture
 def condition() -> Condition:
     draw = torch.Generator().manual_seed(1)
-    return Condition(torch.randn(3, TOKENS, CAPTION, generator=draw), torch.randn(3, 4, 8, 8, generator=draw))
+    shapes = ((3, TOKENS, CAPTION), (3, 4, 8, 8), (3, TEXT))
+    return Condition(*(torch.randn(shape, generator=draw) for shape in shapes))
 
 
 def noisy(count: int) -> tuple[Tensor, Tensor]:
@@ -131,15 +133,16 @@ def test_adapters_of_keys_and_values_are_trained_through_the_projection(
 
 @torch.no_grad()
 def test_one_empty_token_is_the_dropped_condition(pipeline: PrefRestorePipeline, condition: Condition) -> None:
-    """Guidance extrapolates from what condition dropout trains: all tokens zero, the spatial path as it is."""
+    """Guidance extrapolates from what condition dropout trains: tokens and text zero, the spatial path as it is."""
     x_t, sigma = noisy(6)
-    dropped = Condition(torch.zeros_like(condition.tokens), condition.spatial)
+    dropped = Condition(torch.zeros_like(condition.tokens), condition.spatial, torch.zeros_like(condition.text))
     rows = [0, 0, 1, 1, 2, 2]
     null = pipeline.velocity(x_t, sigma, dropped.select(rows))
     given_all = pipeline.velocity(x_t, sigma, condition.select(rows))
     guided = pipeline.velocity_function(condition, guidance=2.5)(x_t, sigma)
     assert torch.allclose(guided, null + 2.5 * (given_all - null), atol=1e-5)
-    partly = Condition(condition.tokens * torch.tensor([1.0, 0.0, 1.0])[:, None, None], condition.spatial)
+    kept = torch.tensor([1.0, 0.0, 1.0])[:, None]
+    partly = Condition(condition.tokens * kept[..., None], condition.spatial, condition.text * kept)
     cached = pipeline.velocity(x_t, sigma, pipeline.prepare(partly))
     assert torch.allclose(cached, torch.cat([given_all[:2], null[2:4], given_all[4:]]), atol=1e-6)
 
@@ -158,6 +161,19 @@ def test_a_condition_is_projected_once_and_null_only_where_it_counts(
             pipeline.sample(condition, noise, 5, guidance)
         assert captions == keys == projected
         assert forwards == [12] * calls
+
+
+@torch.no_grad()
+def test_text_matters_to_its_own_samples_alone(pipeline: PrefRestorePipeline, condition: Condition) -> None:
+    x_t, sigma = noisy(6)
+    told = pipeline.velocity(x_t, sigma, pipeline.prepare(condition))
+    other = replace(condition, text=condition.text * torch.tensor([1.0, 0.0, -1.0])[:, None])
+    changed = (pipeline.velocity(x_t, sigma, pipeline.prepare(other)) - told).abs().amax((1, 2, 3))
+    assert changed[:2].max() < 1e-6
+    assert changed[2:].min() > 1e-3
+    untold = pipeline.generator(x_t, sigma, pipeline.prepare(condition).keys_values, condition.spatial)
+    none = pipeline.velocity(x_t, sigma, pipeline.prepare(replace(condition, text=torch.zeros(3, TEXT))))
+    assert torch.allclose(untold, none, atol=1e-6)
 
 
 def test_sampling_repeats_to_the_byte_and_hardly_knows_its_batch(
@@ -228,7 +244,7 @@ def test_static_decoding_equals_full_passes_whatever_the_padding() -> None:
         value.add_(0.2 * torch.randn_like(value))
     ids = torch.randint(30, (3, 9))
     mask = torch.tensor([[0] * pad + [1] * (9 - pad) for pad in (0, 4, 1)])
-    decoded = generate(integrator, Prompt(ids, mask), 12)
+    decoded = generate(integrator, Prompt(ids, mask, torch.zeros_like(mask)), 12)
     for _ in range(12):
         output = integrator(input_ids=ids, attention_mask=mask, position_ids=positions(mask), output_hidden_states=True)
         logits = output.logits[:, -1]
@@ -239,7 +255,7 @@ def test_static_decoding_equals_full_passes_whatever_the_padding() -> None:
     assert len(decoded.ids.unique()) > 3
     states = integrator.model(ids, attention_mask=mask, position_ids=positions(mask)).last_hidden_state
     assert torch.allclose(decoded.queries, states[:, 8:], atol=1e-5)
-    alone = generate(integrator, Prompt(ids[1:2, 4:9], mask[1:2, 4:9]), 12)
+    alone = generate(integrator, Prompt(ids[1:2, 4:9], mask[1:2, 4:9], torch.zeros_like(mask[1:2, 4:9])), 12)
     assert torch.equal(alone.ids, decoded.ids[1:2])
     assert torch.allclose(alone.queries, decoded.queries[1:2], atol=1e-5)
 
@@ -252,7 +268,7 @@ def test_every_sample_of_a_column_is_its_own_faces(repository: Path) -> None:
     generator = Generator(channels, 8, 2, 1, 4, 8, 2, 16, CAPTION).eval()
     parts = ("lq_encoder", "image_tokenizer", "text_tokenizer", "integrator", "connectors")
     pipeline = PrefRestorePipeline(**dict.fromkeys(parts), codec=codec, generator=generator)
-    conditions = Condition(torch.randn(5, TOKENS, CAPTION), torch.randn(5, channels, 8, 8))
+    conditions = Condition(torch.randn(5, TOKENS, CAPTION), torch.randn(5, channels, 8, 8), torch.zeros(5, 0))
     names = tuple("abcde")
     blank = np.zeros((5, 32, 32, 3), np.uint8)
     pairs = PairSet(names, ("",) * 5, blank, blank[:, None], ((),) * 5, np.full((5, 68, 2), np.nan, np.float32))

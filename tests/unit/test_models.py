@@ -16,10 +16,11 @@ from prefrestore.configfile import load
 from prefrestore.data.pairs import PairSet
 from prefrestore.errors import UserError
 from prefrestore.models.codec import build_codec, can_start_linear, decode, encode, load_codec, start_linear
+from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import generate, positions, teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
-from prefrestore.models.text import RESTORE, Vocabulary, render_prompts, train_text_tokenizer
+from prefrestore.models.text import RESTORE, RESTORE_CAPTION, Vocabulary, render_prompts, train_text_tokenizer
 from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.sft.pretrain import build_pipeline
 from prefrestore.sft.tokenizer import codebook_use, fit_codebook
@@ -123,6 +124,50 @@ def test_prompts_are_padded_on_the_left_and_end_with_the_scale_token(pipeline: P
     assert prompt.mask[1].all()
     assert (prompt.ids[0] == vocabulary.first_code).sum() == 9
     assert positions(prompt.mask)[0, -1] == prompt.mask[0].sum() - 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prompt_knows_where_its_text_stands(pipeline: PrefRestorePipeline, first: bool) -> None:
+    tokenizer, vocabulary = pipeline.text_tokenizer, replace(vocabulary_of(pipeline.integrator), text_first=first)
+    prompt = render_prompts(tokenizer, vocabulary, torch.zeros(2, 9, dtype=torch.long), ["", "with glasses"])
+    assert not prompt.text[0].any()
+    assert tokenizer.decode(prompt.ids[1][prompt.text[1].bool()]).strip() == f"{RESTORE_CAPTION}with glasses"
+
+
+def test_the_text_state_is_the_mean_over_the_text(pipeline: PrefRestorePipeline, images: torch.Tensor) -> None:
+    texts = ["", "glasses", "a beard and more"]
+    prompt = pipeline.prompts(pipeline.image_tokenizer.ids(images[:3]), texts)
+    said = pipeline.integrate(images[:3], texts)
+    states = pipeline.integrator.model(
+        input_ids=prompt.ids, attention_mask=prompt.mask, position_ids=positions(prompt.mask)
+    ).last_hidden_state
+    assert torch.equal(said.text[0], torch.zeros_like(said.text[0]))
+    for row in (1, 2):
+        assert torch.allclose(said.text[row], states[row][prompt.text[row].bool()].mean(0), atol=1e-5)
+    assert torch.allclose(said.text, teacher_forced(pipeline.integrator, prompt, said.ids).text, atol=1e-5)
+
+
+def test_text_states_are_standardised_by_those_that_were_measured() -> None:
+    torch.manual_seed(3)
+    connectors = Connectors(6, 5, 8, 3, 2, text=True)
+    states = torch.cat([torch.zeros(3, 6), 7 + 0.01 * torch.randn(50, 6)])
+    connectors.measure_text(states)
+    standard = connectors.text(states)
+    assert torch.equal(standard[:3], torch.zeros(3, 6))
+    assert torch.allclose(standard[3:].mean(0), torch.zeros(6), atol=1e-3)
+    assert torch.allclose(standard[3:].std(0), torch.ones(6), atol=1e-3)
+    assert Connectors(6, 5, 8, 3, 2).text(states).shape == (53, 0)
+
+
+def test_text_modulation_starts_at_zero() -> None:
+    torch.manual_seed(4)
+    generator = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64, text_size=6)
+    x_t, tokens, sigma = torch.randn(2, 8, 8, 8), torch.randn(2, 5, 64), torch.tensor([0.3, 0.9])
+    assert torch.equal(generator(x_t, sigma, tokens, x_t, torch.randn(2, 6)), generator(x_t, sigma, tokens, x_t))
+    plain = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64)
+    weights = generator.transformer.state_dict()
+    plain.transformer.load_state_dict({name: value for name, value in weights.items() if ".text." not in name})
+    assert torch.equal(plain(x_t, sigma, tokens, x_t), generator(x_t, sigma, tokens, x_t))
 
 
 def test_text_may_stand_before_the_picture_or_after_it(pipeline: PrefRestorePipeline) -> None:

@@ -127,8 +127,8 @@ class GuardConfig(Section):
     samples: Annotated[int, Field(ge=2)] = Field(description="seeds per held-out face")
     patience: Positive = Field(description="looks in a row below a margin after which the run ends")
     certainty: Weight = Field(
-        description="weight, in the score that chooses the kept policy, of the share of base's spread of samples that is "
-        "gone; reward_total has weight 1"
+        description="weight, in the score that chooses the kept policy, of the share of base's spread that is gone; "
+        "reward_total has weight 1"
     )
     margins: Mapping[str, Weight] = Field(
         description="how far a metric may fall below base's: identity, structure, psnr, sharpness (share of HQ's) or "

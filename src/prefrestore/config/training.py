@@ -78,6 +78,9 @@ class GeneratorConfig(Section):
     ffn_ratio: Rate
     spatial_path: bool = Field(description="zero-initialised, spatially aligned LQ path")
     condition_position: bool = Field(description="zero-initialised 2-D position on condition tokens")
+    text_modulation: bool = Field(
+        description="the integrator's mean state over the text modulates every block too, by a path that starts at zero"
+    )
 
 
 class StepConfig(Section):

@@ -27,10 +27,12 @@ class Condition:
     Attributes:
         tokens: [N, T, D] queries, then LQ tokens, after the connectors.
         spatial: [N, C, h, w] LQ latent for the spatially aligned path.
+        text: [N, S] what the text says, standardised; zero where there is none. S is 0 where no generator asks for it.
     """
 
     tokens: Tensor
     spatial: Tensor
+    text: Tensor
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -38,12 +40,13 @@ class Condition:
     def select(self, index: Tensor | Sequence[int]) -> Condition:
         """Return the given rows; a row may be taken several times."""
         rows = torch.as_tensor(index)
-        return Condition(self.tokens[rows], self.spatial[rows])
+        return Condition(self.tokens[rows], self.spatial[rows], self.text[rows])
 
     @staticmethod
     def concatenate(parts: Sequence[Condition]) -> Condition:
         """Join batches of conditions."""
-        return Condition(torch.cat([part.tokens for part in parts]), torch.cat([part.spatial for part in parts]))
+        fields = ("tokens", "spatial", "text")
+        return Condition(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class ProjectedCondition:
         captions: [N, T, D] after caption projection and norm.
         keys_values: of every block's cross-attention, without adapter and before the norm of the keys, [N, T, D] each.
         spatial: [N, C, h, w].
+        text: [N, S].
     """
 
     captions: Tensor
     keys_values: tuple[KeysValues, ...]
     spatial: Tensor
+    text: Tensor
 
     def __len__(self) -> int:
         return self.captions.shape[0]
@@ -71,10 +76,12 @@ class PreparedCondition:
     Attributes:
         keys_values: of every block, [N, heads, T, head_dim] each.
         spatial: [N, C, h, w].
+        text: [N, S].
     """
 
     keys_values: tuple[KeysValues, ...]
     spatial: Tensor
+    text: Tensor
 
     def __len__(self) -> int:
         return self.spatial.shape[0]

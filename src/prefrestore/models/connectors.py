@@ -26,6 +26,8 @@ class Connectors(ModelMixin, ConfigMixin):
     With ``position`` every token but ``<S0>`` gets a 2-D sine-cosine code of its place through one linear layer
     that starts at zero, so that weights published without it load unchanged. With ``shared_norm`` both connectors
     end in the same RMSNorm, the queries' one, as in checkpoints that were built at once (reference-method 1.6).
+    With ``text`` they also know mean and deviation of the integrator's text states, so that what differs between texts,
+    a small part of them, reaches the generator in full.
     """
 
     @register_to_config
@@ -38,8 +40,12 @@ class Connectors(ModelMixin, ConfigMixin):
         lq_grid: int = 16,
         position: bool = True,
         shared_norm: bool = False,
+        text: bool = False,
     ) -> None:
         super().__init__()
+        if text:
+            self.register_buffer("text_mean", torch.zeros(query_size))
+            self.register_buffer("text_deviation", torch.ones(query_size))
         self.diffusion_connector = _connector(query_size, caption_size, ROOT_5_5)
         self.vae_connector = _connector(lq_size, caption_size, 1.0)
         if shared_norm:
@@ -65,6 +71,19 @@ class Connectors(ModelMixin, ConfigMixin):
             tokens = tokens + self.position_projection(self.position_codes.to(self.position_projection.weight.dtype))
         return tokens
 
+    def measure_text(self, states: Tensor) -> None:
+        """Take mean and deviation over the text states [M, D_lm] of those samples that have a text."""
+        given = states[states.any(1)]
+        if self.config.text and len(given) > 1:
+            self.text_mean.copy_(given.mean(0))
+            self.text_deviation.copy_(given.std(0).clamp_min(1e-6))
+
+    def text(self, states: Tensor) -> Tensor:
+        """Return text states [N, D_lm] standardised, zero where there is no text; [N, 0] without ``text``."""
+        if not self.config.text:
+            return states[:, :0]
+        return (states - self.text_mean) / self.text_deviation * states.any(1, keepdim=True)
+
 
 def build_connectors(
     config: GeneratorConfig, query_size: int, query_grid: int, latent_size: int, *, shared_norm: bool = False
@@ -78,4 +97,5 @@ def build_connectors(
         lq_grid=latent_size // config.patch_size,
         position=config.condition_position,
         shared_norm=shared_norm,
+        text=config.text_modulation,
     )

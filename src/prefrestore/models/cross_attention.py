@@ -104,7 +104,11 @@ def _adapted(layer: nn.Module, base: Tensor, inputs: Tensor) -> Tensor:
 
 
 def forward_cached(
-    transformer: SanaTransformer2DModel, inputs: Tensor, keys_values: Sequence[KeysValues], timestep: Tensor
+    transformer: SanaTransformer2DModel,
+    inputs: Tensor,
+    keys_values: Sequence[KeysValues],
+    timestep: Tensor,
+    text: Tensor | None = None,
 ) -> Tensor:
     """Return ``transformer(inputs, ..., timestep)`` [B, C, h, w] with finished keys and values for captions.
 
@@ -113,11 +117,13 @@ def forward_cached(
         inputs: [B, C_in, h, w].
         keys_values: see :func:`role_keys_values`; N conditions, B a multiple of N.
         timestep: [B] in [0, 1000].
+        text: [B, S] where the transformer is modulated by text.
     """
     patch = transformer.config.patch_size
     height, width = inputs.shape[-2] // patch, inputs.shape[-1] // patch
     hidden = transformer.patch_embed(inputs)
-    modulation, embedded = transformer.time_embed(timestep, batch_size=len(inputs), hidden_dtype=hidden.dtype)
+    told = {} if text is None else {"guidance": text}
+    modulation, embedded = transformer.time_embed(timestep, batch_size=len(inputs), hidden_dtype=hidden.dtype, **told)
     checkpointed = torch.is_grad_enabled() and transformer.gradient_checkpointing
     for block, pair in zip(transformer.transformer_blocks, keys_values, strict=True):
         arguments = (hidden, None, pair, None, modulation, height, width)

@@ -77,7 +77,7 @@ class StepDecoder:
         self._visible = None if mask.all() else self._mask.bool()[:, None, None]
 
     def start(self, ids: Tensor) -> Tensor:
-        """Read the prompts' ids [B, L]; return the last state, [B, D]."""
+        """Read the prompts' ids [B, L]; return their states, [B, L, D]."""
         places = slice(ids.shape[1])
         output = self._model(
             input_ids=ids,
@@ -86,7 +86,8 @@ class StepDecoder:
             past_key_values=self._cache,
             use_cache=True,
         )
-        return output.last_hidden_state[:, -1]
+        states: Tensor = output.last_hidden_state
+        return states
 
     def step(self, ids: Tensor) -> Tensor:
         """Read one more id of each sequence, [B]; return its state, [B, D]."""

@@ -71,17 +71,16 @@ def build_networks(config: Config) -> Networks:
         )
         vocabulary = Vocabulary(pretrain.integrator.text_vocabulary, codec_config.tokenizer.codebook_size)
         latent_size = config.ingest.image_size // codec.spatial_compression_ratio
+        query_size = pretrain.integrator.hidden_size
         return Networks(
             codec=codec,
             lq_encoder=LqEncoder.from_codec(codec),
             image_tokenizer=tokenizer.to("meta"),
             integrator=build_integrator(pretrain.integrator, vocabulary),
-            connectors=empty(
-                lambda: build_connectors(
-                    pretrain.generator, pretrain.integrator.hidden_size, tokenizer.grid, latent_size
-                )
-            ).to("meta"),
-            generator=build_generator(pretrain.generator, codec.config.latent_channels, latent_size),
+            connectors=empty(lambda: build_connectors(pretrain.generator, query_size, tokenizer.grid, latent_size)).to(
+                "meta"
+            ),
+            generator=build_generator(pretrain.generator, codec.config.latent_channels, latent_size, query_size),
         )
 
 
@@ -102,7 +101,8 @@ def generator_flops(networks: Networks, tokens: int) -> float:
     config = networks.generator.config
     latent = torch.empty(1, config.latent_channels, config.latent_size, config.latent_size, device="meta")
     condition = torch.empty(1, tokens, config.caption_size, device="meta")
-    return flops(lambda: networks.generator(latent, torch.empty(1, device="meta"), condition, latent))
+    sigma, text = torch.empty(1, device="meta"), torch.empty(1, config.text_size, device="meta")
+    return flops(lambda: networks.generator(latent, sigma, condition, latent, text))
 
 
 def decoding_flops(networks: Networks, prompt: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin, SanaTransformer2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.normalization import AdaLayerNormSingle
 from torch import Tensor, nn
 
 from prefrestore.config import GeneratorConfig
@@ -25,12 +26,41 @@ def spatial_gain(latent_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(TIME_SIZE, TIME_SIZE), nn.SiLU(), last)
 
 
+class TextModulation(AdaLayerNormSingle):
+    """Sana's modulation by noise level, plus one by text [B, S] that starts at zero; it is zero where the text is.
+
+    It takes the text by the name under which the transformer passes on a guidance scale.
+    """
+
+    def __init__(self, size: int, text_size: int) -> None:
+        super().__init__(size)
+        last = nn.Linear(2 * text_size, 6 * size)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.text = nn.Sequential(nn.Linear(text_size, 2 * text_size), nn.GELU(), last)
+
+    def forward(
+        self,
+        timestep: Tensor,
+        batch_size: int | None = None,
+        hidden_dtype: torch.dtype | None = None,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the modulation [B, 6 * size] of all blocks and the embedded noise level [B, size]."""
+        modulation, embedded = super().forward(timestep, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        if guidance is None:
+            return modulation, embedded
+        given = guidance.any(1, keepdim=True)
+        return modulation + self.text(guidance.to(modulation.dtype)) * given, embedded
+
+
 class Generator(ModelMixin, ConfigMixin):
     """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
 
     The spatial path has two parts, both zero at the start so that weights published without them load bit-true:
     the LQ latent as extra input channels of the patch embedding, and a per-channel, noise-level dependent gain on
-    ``x_t`` and the LQ latent added to the output (the linear part of the optimal denoiser).
+    ``x_t`` and the LQ latent added to the output (the linear part of the optimal denoiser). With ``text_size`` the text
+    modulates every block; that, too, starts at zero.
     """
 
     @register_to_config
@@ -47,6 +77,7 @@ class Generator(ModelMixin, ConfigMixin):
         caption_size: int = 2304,
         ffn_ratio: float = 2.5,
         spatial_path: bool = True,
+        text_size: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = SanaTransformer2DModel(
@@ -65,6 +96,8 @@ class Generator(ModelMixin, ConfigMixin):
             qk_norm="rms_norm_across_heads",
         )
         cross_attention.install(self.transformer)
+        if text_size:
+            self.transformer.time_embed = TextModulation(heads * head_dim, text_size)
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
@@ -82,14 +115,21 @@ class Generator(ModelMixin, ConfigMixin):
         """Return the base's captions, keys and values, which all roles share; without gradient: the base is frozen."""
         captions = cross_attention.project_captions(self.transformer, condition.tokens)
         pairs = cross_attention.base_keys_values(self.transformer, captions)
-        return ProjectedCondition(captions, pairs, condition.spatial)
+        return ProjectedCondition(captions, pairs, condition.spatial, condition.text)
 
     def prepare(self, projected: ProjectedCondition) -> PreparedCondition:
         """Return the acting role's keys and values; gradients flow to its adapters."""
         pairs = cross_attention.role_keys_values(self.transformer, projected.captions, projected.keys_values)
-        return PreparedCondition(pairs, projected.spatial)
+        return PreparedCondition(pairs, projected.spatial, projected.text)
 
-    def forward(self, x_t: Tensor, sigma: Tensor, tokens: Tensor | Sequence[KeysValues], spatial: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        tokens: Tensor | Sequence[KeysValues],
+        spatial: Tensor,
+        text: Tensor | None = None,
+    ) -> Tensor:
         """Return the velocity [B, C, h, w]. Where there are fewer conditions than samples, each serves some in a row.
 
         Args:
@@ -97,14 +137,17 @@ class Generator(ModelMixin, ConfigMixin):
             sigma: noise level, [B] in [0, 1].
             tokens: condition tokens, [N, T, caption_size], or what :meth:`prepare` made of them.
             spatial: LQ latent, [N, C, h, w].
+            text: standardised text states, [N, text_size]; None is no text.
         """
         x_t, spatial = x_t.to(self.dtype), repeated(spatial, len(x_t)).to(self.dtype)
         inputs = torch.cat([x_t, spatial], 1) if self.config.spatial_path else x_t
         timestep = 1000 * sigma
+        told = None if text is None or not self.config.text_size else repeated(text, len(x_t))
         if isinstance(tokens, Tensor):
-            velocity = self.transformer(inputs, repeated(tokens, len(x_t)), timestep, return_dict=False)[0]
+            captions = repeated(tokens, len(x_t))
+            velocity = self.transformer(inputs, captions, timestep, guidance=told, return_dict=False)[0]
         else:
-            velocity = cross_attention.forward_cached(self.transformer, inputs, tokens, timestep)
+            velocity = cross_attention.forward_cached(self.transformer, inputs, tokens, timestep, told)
         if self.config.spatial_path:
             embedding = get_timestep_embedding(timestep, TIME_SIZE, flip_sin_to_cos=True, downscale_freq_shift=0)
             on_noisy, on_lq = self.transformer.gain(embedding.to(self.dtype))[:, :, None, None].chunk(2, 1)
@@ -112,8 +155,11 @@ class Generator(ModelMixin, ConfigMixin):
         return velocity
 
 
-def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: int) -> Generator:
-    """Return an untrained generator for latents [B, latent_channels, latent_size, latent_size]."""
+def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: int, query_size: int) -> Generator:
+    """Return an untrained generator for latents [B, latent_channels, latent_size, latent_size].
+
+    ``query_size`` is the size of the integrator's states.
+    """
     return Generator(
         latent_channels=latent_channels,
         latent_size=latent_size,
@@ -126,4 +172,5 @@ def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: 
         caption_size=config.caption_size,
         ffn_ratio=config.ffn_ratio,
         spatial_path=config.spatial_path,
+        text_size=query_size if config.text_modulation else 0,
     )

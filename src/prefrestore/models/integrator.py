@@ -19,10 +19,17 @@ from prefrestore.models.text import Prompt, Vocabulary
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the integrator says of a batch: code ids [B, n] and the queries [B, n + 1, D] that go with them."""
+    """What the integrator says of a batch.
+
+    Attributes:
+        ids: code ids, [B, n].
+        queries: the states that go with them, [B, n + 1, D].
+        text: mean state over the text, [B, D]; zero where there is none.
+    """
 
     ids: Tensor
     queries: Tensor
+    text: Tensor
 
 
 CONTEXT = 2048
@@ -74,7 +81,14 @@ def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) ->
     whole = torch.cat([prompt.ids, ids + vocabulary.first_code], 1)
     mask = torch.cat([prompt.mask, torch.ones_like(ids)], 1)
     output = integrator.model(input_ids=whole, attention_mask=mask, position_ids=positions(mask), use_cache=False)
-    return Decoded(ids, output.last_hidden_state[:, prompt.ids.shape[1] - 1 :])
+    states = output.last_hidden_state
+    return Decoded(ids, states[:, prompt.ids.shape[1] - 1 :], text_state(states, prompt))
+
+
+def text_state(states: Tensor, prompt: Prompt) -> Tensor:
+    """Return the mean of the states [B, L + n, D] over each prompt's text, [B, D]; zero where it has none."""
+    kept = prompt.text.to(states)[..., None]
+    return (states[:, : kept.shape[1]] * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 
 @torch.no_grad()
@@ -83,8 +97,9 @@ def generate(integrator: Qwen3ForCausalLM, prompt: Prompt, num_tokens: int) -> D
     vocabulary = vocabulary_of(integrator)
     head = integrator.lm_head.weight[vocabulary.first_code : vocabulary.size]
     decoder = StepDecoder(integrator.model, prompt.mask, num_tokens)
-    states, codes = [decoder.start(prompt.ids)], []
+    read = decoder.start(prompt.ids)
+    states, codes = [read[:, -1]], []
     for _ in range(num_tokens):
         codes.append(functional.linear(states[-1], head).argmax(-1))
         states.append(decoder.step(codes[-1] + vocabulary.first_code))
-    return Decoded(torch.stack(codes, 1), torch.stack(states, 1))
+    return Decoded(torch.stack(codes, 1), torch.stack(states, 1), text_state(read, prompt))

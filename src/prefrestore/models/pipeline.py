@@ -138,15 +138,20 @@ class PrefRestorePipeline(DiffusionPipeline):
         prompt = self.prompts(self.image_tokenizer.ids(lq), texts)
         return generate(self.integrator, prompt, self.image_tokenizer.num_tokens)
 
-    def join(self, queries: Tensor, spatial: Tensor) -> Condition:
-        """Return the condition of queries [N, n + 1, D] and LQ latents [N, C, h, w]; gradients flow."""
-        return Condition(self.connectors(queries, self.generator.lq_tokens(spatial)), spatial)
+    def join(self, queries: Tensor, spatial: Tensor, text: Tensor) -> Condition:
+        """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w] and text states [N, D].
+
+        Gradients flow.
+        """
+        tokens = self.connectors(queries, self.generator.lq_tokens(spatial))
+        return Condition(tokens, spatial, self.connectors.text(text))
 
     @torch.no_grad()
     def encode_condition(self, lq: Tensor, texts: Sequence[str]) -> Condition:
         """Return the condition of LQ images [N, 3, H, W] in [0, 1], on any device, with one text each."""
         lq = lq.to(self.device)
-        return self.join(self.integrate(lq, texts).queries, self.lq_encoder(lq))
+        decoded = self.integrate(lq, texts)
+        return self.join(decoded.queries, self.lq_encoder(lq), decoded.text)
 
     def prepare(self, condition: Condition | ProjectedCondition) -> PreparedCondition:
         """Return the acting role's keys and values of a condition, for any number of steps and samples of each.
@@ -163,7 +168,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         Gradients flow to whatever is trainable (to adapters alone, where the condition is prepared).
         """
         seen = condition.tokens if isinstance(condition, Condition) else condition.keys_values
-        return self.generator(x_t, sigma, seen, condition.spatial)
+        return self.generator(x_t, sigma, seen, condition.spatial, condition.text)
 
     def velocity_function(
         self, condition: Condition | PreparedCondition, guidance: float | None = None
@@ -171,14 +176,14 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Return what a sampler integrates: the velocity under the acting role and guidance (default: the pipeline's).
 
         Guidance g gives ``v_null + g * (v - v_null)``. Null is what condition dropout trains (reference-method 1.10):
-        tokens of zero, while the spatial path stays. Attention over equal tokens is attention over one of them, so
-        one is enough. At guidance 1 null is not computed.
+        tokens and text of zero, while the spatial path stays. Attention over equal tokens is attention over one of
+        them, so one is enough. At guidance 1 null is not computed.
         """
         prepared = self.prepare(condition) if isinstance(condition, Condition) else condition
         scale = self.guidance if guidance is None else guidance
         if scale == 1:
             return lambda x_t, sigma: self.velocity(x_t, sigma, prepared)
-        null = PreparedCondition(self._null_keys_values(prepared.spatial), prepared.spatial)
+        null = PreparedCondition(self._null_keys_values(prepared), prepared.spatial, torch.zeros_like(prepared.text))
 
         def guided(x_t: Tensor, sigma: Tensor) -> Tensor:
             without = self.velocity(x_t, sigma, null)
@@ -186,9 +191,9 @@ class PrefRestorePipeline(DiffusionPipeline):
 
         return guided
 
-    def _null_keys_values(self, spatial: Tensor) -> tuple[KeysValues, ...]:
-        token = spatial.new_zeros(1, 1, self.generator.config.caption_size)
-        return self.prepare(Condition(token, spatial[:1])).keys_values
+    def _null_keys_values(self, condition: PreparedCondition) -> tuple[KeysValues, ...]:
+        token = condition.spatial.new_zeros(1, 1, self.generator.config.caption_size)
+        return self.prepare(Condition(token, condition.spatial[:1], condition.text[:1])).keys_values
 
     def initial_noise(self, seeds: Sequence[int]) -> Tensor:
         """Return noise [N, C, h, w]; each sample depends on its own seed alone."""

@@ -89,6 +89,8 @@ def import_stage_a(source: str, layout: Layout) -> PrefRestorePipeline:
     settings = _read_settings(folder)
     if layout.config.integrator.text_first:
         raise UserError("pretrain.integrator.text_first: published weights read the text after the image: set false")
+    if layout.config.generator.text_modulation:
+        raise UserError("pretrain.generator.text_modulation: published weights know text by queries alone: set false")
     vocabulary = Vocabulary(layout.config.integrator.text_vocabulary, layout.tokenizer.config.codebook_size)
     _check_settings(settings, layout.config.integrator, vocabulary, str(folder / "config.json"))
     text_tokenizer = read_text_tokenizer(folder, vocabulary.text_size)
@@ -186,11 +188,14 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
     lq_encoder = empty(lambda: LqEncoder.from_codec(codec))
     connector_tensors, shared = _connector_tensors(found["connectors"])
     integrator = empty(lambda: Qwen3ForCausalLM(_qwen3_config(checkpoint, layout)))
-    generator = empty(lambda: build_generator(config.generator, codec.config.latent_channels, layout.latent_size))
+    query_size = config.integrator.hidden_size
+    generator = empty(
+        lambda: build_generator(config.generator, codec.config.latent_channels, layout.latent_size, query_size)
+    )
     connectors = empty(
         lambda: build_connectors(
             config.generator,
-            config.integrator.hidden_size,
+            query_size,
             layout.tokenizer.grid,
             layout.latent_size,
             shared_norm=shared,

@@ -58,10 +58,17 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A batch of left-padded prompts that end with ``<im_start><S0>``: ``ids`` and ``mask``, both [B, L]."""
+    """A batch of left-padded prompts that end with ``<im_start><S0>``.
+
+    Attributes:
+        ids: [B, L].
+        mask: [B, L], 0 on padding.
+        text: [B, L], 1 on the instruction of a prompt that carries a caption; 0 everywhere in one that carries none.
+    """
 
     ids: Tensor
     mask: Tensor
+    text: Tensor
 
 
 def train_text_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
@@ -105,17 +112,22 @@ def render_prompts(
     before = tokenizer.encode(BEFORE_IMAGE)
     after = tokenizer.encode(ASSISTANT)
     opening = [vocabulary.image_start, vocabulary.scale]
-    rows = []
+    rows, texts = [], []
     for codes, caption in zip(lq_ids, captions, strict=True):
         picture = (codes + vocabulary.first_code).tolist()
         instruction = restore_instruction(caption)
         if vocabulary.text_first:
-            turn = [*_plain(tokenizer, instruction + "\n"), *picture]
+            words = _plain(tokenizer, instruction + "\n")
+            turn, start = [*words, *picture], len(before)
         else:
-            turn = [*picture, *_plain(tokenizer, "\n" + instruction)]
-        rows.append([*before, *turn, *after, *opening])
+            words = _plain(tokenizer, "\n" + instruction)
+            turn, start = [*picture, *words], len(before) + len(picture)
+        row = [*before, *turn, *after, *opening]
+        rows.append(row)
+        texts.append([int(bool(caption) and start <= place < start + len(words)) for place in range(len(row))])
     length = max(map(len, rows))
     padding = int(tokenizer.pad_token_id)
     ids = torch.tensor([[padding] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return Prompt(ids, mask)
+    text = torch.tensor([[0] * (length - len(row)) + row for row in texts])
+    return Prompt(ids, mask, text)

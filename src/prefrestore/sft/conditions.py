@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prefrestore.config import ConditionIdsConfig, PretrainConfig
 from prefrestore.data.pairs import PairSet, to_tensor
+from prefrestore.models.integrator import Decoded
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import rng
@@ -81,14 +82,14 @@ def mirrored_caption(caption: str) -> str:
 
 
 @torch.no_grad()
-def generated_queries(pipeline: PrefRestorePipeline, data: TrainingPairs) -> tuple[Tensor, float]:
-    """Return queries [M, n + 1, D] on ids the integrator generates, and the share of ids equal to HQ's."""
-    queries, right, where = [], [], device_of(pipeline.integrator)
+def generated(pipeline: PrefRestorePipeline, data: TrainingPairs) -> tuple[Decoded, float]:
+    """Return what the integrator generates for all M samples, and the share of its ids equal to HQ's."""
+    parts, where = [], device_of(pipeline.integrator)
     for rows in track(_batches(len(data)), "conditions", total=-(-len(data) // BATCH), unit="batch"):
-        decoded = pipeline.integrate(to_tensor(data.lq[rows]).to(where), data.captions[rows])
-        queries.append(decoded.queries.cpu())
-        right.append((decoded.ids.cpu() == data.hq_ids[rows]).float().mean(1))
-    return torch.cat(queries), float(torch.cat(right).mean())
+        said = pipeline.integrate(to_tensor(data.lq[rows]).to(where), data.captions[rows])
+        parts.append(tuple(value.cpu() for value in (said.ids, said.queries, said.text)))
+    whole = Decoded(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return whole, float((whole.ids == data.hq_ids).float().mean())
 
 
 def draw_sources(config: ConditionIdsConfig, progress: float, random: np.random.Generator, count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from prefrestore.diffusion.flow import flow_matching_loss, interpolate, uniform_
 from prefrestore.models.condition import Condition
 from prefrestore.models.connectors import build_connectors
 from prefrestore.models.generator import build_generator
-from prefrestore.models.integrator import build_integrator
+from prefrestore.models.integrator import Decoded, build_integrator
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.reference_import import Layout, import_stage_a
@@ -32,7 +32,7 @@ from prefrestore.sft.conditions import (
     draw_sources,
     flatten_pairs,
     forced_queries,
-    generated_queries,
+    generated,
 )
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states, queries_of
 
@@ -59,8 +59,9 @@ def build_pipeline(
         config.integrator.text_vocabulary, tokenizer.config.codebook_size, config.integrator.text_first
     )
     latent_size = pairs.image_size // codec.spatial_compression_ratio
-    generator = build_generator(config.generator, codec.config.latent_channels, latent_size)
-    connectors = build_connectors(config.generator, config.integrator.hidden_size, tokenizer.grid, latent_size)
+    query_size = config.integrator.hidden_size
+    generator = build_generator(config.generator, codec.config.latent_channels, latent_size, query_size)
+    connectors = build_connectors(config.generator, query_size, tokenizer.grid, latent_size)
     pipeline = PrefRestorePipeline(
         codec=codec.requires_grad_(False),
         lq_encoder=LqEncoder.from_codec(codec),
@@ -85,8 +86,9 @@ def pretrain(
     data = flatten_pairs(pipeline, pairs, config.caption_share, config.seed)
     first = train_step1(config, pipeline, data, step1)
     pipeline.integrator.eval()  # decoding keeps a cache, which gradient checkpointing forbids
-    queries, accuracy = generated_queries(pipeline, data)
-    second = train_step2(config, pipeline, data, queries, step2)
+    decoded, accuracy = generated(pipeline, data)
+    pipeline.connectors.measure_text(decoded.text)
+    second = train_step2(config, pipeline, data, decoded, step2)
     for module in _networks(pipeline).values():
         module.eval().requires_grad_(False)
     _checkpoint_gradients(pipeline, False)
@@ -118,11 +120,14 @@ def train_step1(
         sequences = build_sequences(pipeline, prompt, data.hq_ids[rows].to(where))
         states = final_states(pipeline, sequences)
         cross_entropy, accuracy = code_loss(pipeline, states, sequences, config.prompt_loss)
-        # The paper's step 1 shows the generator the queries alone: LQ tokens and the spatial path stay empty.
+        # The paper's step 1 shows the generator the queries alone: LQ tokens, spatial path and text stay empty.
         latents = data.latents[rows].to(where)
         tokens = pipeline.connectors.diffusion_connector(queries_of(states, sequences, config.query_span))
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
-        flow = _flow_loss(pipeline, latents, Condition(tokens, torch.zeros_like(latents)), draw.take(own, where))
+        alone = Condition(
+            tokens, torch.zeros_like(latents), latents.new_zeros(len(latents), pipeline.generator.config.text_size)
+        )
+        flow = _flow_loss(pipeline, latents, alone, draw.take(own, where))
         return {"loss": cross_entropy + flow, "cross_entropy": cross_entropy, "flow": flow, "id_accuracy": accuracy}
 
     return fit("pretrain step 1", _networks(pipeline), step_loss, _fit_settings(config, settings, ema=0.0), checkpoints)
@@ -132,10 +137,10 @@ def train_step2(
     config: PretrainConfig,
     pipeline: PrefRestorePipeline,
     data: TrainingPairs,
-    queries: Tensor,
+    decoded: Decoded,
     checkpoints: Checkpoints,
 ) -> History:
-    """Train generator, LQ branch and LQ encoder on cached queries [M, n + 1, D]; the integrator is frozen."""
+    """Train generator, LQ branch and LQ encoder on what the integrator, now frozen, says of all M samples."""
     settings, seed = config.step2, derive(config.seed, "step 2")
     _freeze_all_but(pipeline, _STEP2[config.trainable])
 
@@ -144,11 +149,12 @@ def train_step2(
         rows = torch.as_tensor(batch_indices(len(data), settings.batch_size, seed, step))
         where = device_of(pipeline.generator)
         latents = data.latents[rows[own]].to(where)
-        seen = _seen_queries(config, pipeline, (data, queries), rows, step)[own].to(where)
+        seen = _seen_queries(config, pipeline, (data, decoded.queries), rows, step)[own].to(where)
         spatial = pipeline.lq_encoder(to_tensor(data.lq[rows[own].numpy()]).to(where))
         shown = torch.from_numpy(rng(seed, "shown", step).random(len(rows)) >= config.lq_dropout)[own].to(spatial)
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
-        condition = _hide_lq(pipeline.join(seen, spatial), shown, seen.shape[1])
+        text = decoded.text[rows[own]].to(where)
+        condition = _hide_lq(pipeline.join(seen, spatial, text), shown, seen.shape[1])
         flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
         encoder = (spatial - latents).square().mean()
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
@@ -194,7 +200,8 @@ def _hide_lq(condition: Condition, shown: Tensor, num_queries: int) -> Condition
     """Blank LQ tokens and the spatial path of the samples where ``shown`` [B] is 0: the queries must do."""
     is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < num_queries
     kept = torch.where(is_query, 1.0, shown[:, None])
-    return Condition(condition.tokens * kept[..., None], condition.spatial * shown[:, None, None, None])
+    spatial = condition.spatial * shown[:, None, None, None]
+    return Condition(condition.tokens * kept[..., None], spatial, condition.text)
 
 
 @dataclass(frozen=True)
@@ -221,8 +228,9 @@ def draw_flow(settings: StepConfig, latent_shape: tuple[int, ...], key: tuple[in
 
 
 def _flow_loss(pipeline: PrefRestorePipeline, latents: Tensor, condition: Condition, draw: FlowDraw) -> Tensor:
-    """Return the flow-matching loss, with some samples' condition tokens dropped."""
-    dropped = Condition(condition.tokens * draw.kept[:, None, None], condition.spatial)
+    """Return the flow-matching loss, with some samples' condition tokens and text dropped."""
+    kept = draw.kept[:, None]
+    dropped = Condition(condition.tokens * kept[..., None], condition.spatial, condition.text * kept)
     velocity = pipeline.velocity(interpolate(latents, draw.noise, draw.sigma), draw.sigma, dropped)
     return flow_matching_loss(velocity, latents, draw.noise)
 
@@ -246,6 +254,7 @@ _ZERO_STARTED = (
     "connectors.position_projection.",
     "generator.transformer.gain.",
     "generator.transformer.patch_embed.",
+    "generator.transformer.time_embed.text.",
 )
 """Our additions to the published model, trained in step 2 whatever the mode (a frozen zero would stay zero)."""
 
