@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,7 @@ from prefrestore.data.recipes import draw_record, recipe_named
 from prefrestore.faces.analysis import FaceAnalyser
 from prefrestore.faces.identity import identity_similarity
 from prefrestore.faces.landmarks import landmark_distance
+from prefrestore.models.integrator import Decoded
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.runtime.progress import track
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states
@@ -71,32 +72,35 @@ def batches(count: int) -> list[slice]:
 
 
 @torch.no_grad()
-def restore(pipeline: PrefRestorePipeline, lq: Tensor, queries: Tensor) -> np.ndarray:
-    """Restore LQ images with given queries; noise depends on the row alone, so that answers are paired."""
+def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded) -> np.ndarray:
+    """Restore LQ images with what the integrator said; noise depends on the row alone, so that answers are paired."""
     parts = []
     for rows in batches(len(lq)):
-        condition = pipeline.join(queries[rows], pipeline.lq_encoder(lq[rows]))
+        condition = pipeline.join(said.queries[rows], pipeline.lq_encoder(lq[rows]), said.text[rows])
         noise = pipeline.initial_noise(range(*rows.indices(len(lq))))
         parts.append(to_uint8(pipeline.decode(pipeline.sample(condition, noise))))
     return np.concatenate(parts)
 
 
-def queries_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return queries and generated codes of LQ images."""
+def said_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> Decoded:
+    """Return what the integrator says of LQ images: codes, queries and text states."""
     found = [pipeline.integrate(lq[rows], texts[rows]) for rows in batches(len(lq))]
-    return torch.cat([one.queries for one in found]), torch.cat([one.ids for one in found])
+    return Decoded(*(torch.cat([getattr(one, name) for one in found]) for name in ("ids", "queries", "text")))
 
 
 # --- queries --------------------------------------------------------------------------------------------
 
 
 def swapped_queries(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, dict[str, dict[str, float]]]:
-    """Return identity and landmarks with the image's own queries and with another's, and the paired difference."""
+    """Return identity and landmarks with the image's own queries and with another's, and the paired difference.
+
+    The text is the image's own with both.
+    """
     lq, analyse = to_tensor(pairs.lq[:, 0]), FaceAnalyser(1)
-    queries, _ = queries_of(pipeline, lq, pairs.captions)
+    own = said_of(pipeline, lq, pairs.captions)
     hq = analyse(pairs.hq, pairs.landmarks)
     values: dict[str, dict[str, np.ndarray]] = {}
-    for name, used in (("own", queries), ("another's", queries.roll(1, 0))):
+    for name, used in (("own", own), ("another's", replace(own, queries=own.queries.roll(1, 0)))):
         seen = analyse(restore(pipeline, lq, used), pairs.landmarks)
         values[name] = {
             "identity_similarity": identity_similarity(seen.embeddings, hq.embeddings),
@@ -111,7 +115,7 @@ def codes(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, float]:
     lq, tokenizer = to_tensor(pairs.lq[:, 0]), pipeline.image_tokenizer
     true = torch.cat([tokenizer.ids(part) for part in to_tensor(pairs.hq).split(BATCH)])
     copied = torch.cat([tokenizer.ids(part) for part in lq.split(BATCH)])
-    _, generated = queries_of(pipeline, lq, pairs.captions)
+    generated = said_of(pipeline, lq, pairs.captions).ids
     frequent = true.flatten().bincount().max() / true.numel()
     use = codebook_use(tokenizer, pairs.hq)
     return {
@@ -212,12 +216,12 @@ def captions_matter(
     records = [draw_record(SEVERE, size, 0, f"conditioning-{row}") for row in range(len(faces))]
     lq = to_tensor(np.stack([degrade(image, record) for image, record in zip(hq, records, strict=True)]))
     right_texts, empty = [caption(face.traits) for face in faces], [""] * len(faces)
-    pictures = {name: restore(pipeline, lq, queries_of(pipeline, lq, texts)[0])
+    pictures = {name: restore(pipeline, lq, said_of(pipeline, lq, texts))
                 for name, texts in (("right", right_texts), ("empty", empty))}  # fmt: skip
     found = {}
     for name, attribute in ATTRIBUTES.items():
         wrong = [caption(attribute.flipped(face.traits)) for face in faces]
-        shown = {**pictures, "wrong": restore(pipeline, lq, queries_of(pipeline, lq, wrong)[0])}
+        shown = {**pictures, "wrong": restore(pipeline, lq, said_of(pipeline, lq, wrong))}
         present = np.array([attribute.has(face.traits) for face in faces])
         hits = {key: readers[name](crops(images, faces)) == present for key, images in shown.items()}
         row = {key: balanced(value, present) for key, value in hits.items()}
@@ -238,11 +242,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, default=Path("artifacts/base"))
     parser.add_argument("--pairs", type=Path, default=Path("artifacts/pairs"))
+    parser.add_argument("--guidance", type=float, help="of the condition over none (default: the base's)")
     parser.add_argument("--faces", type=int, default=200, help="drawn faces restored with each caption")
     parser.add_argument("--readers", type=int, default=600, help="drawn faces the attribute readers learn from")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/conditioning.json"))
     options = parser.parse_args()
     pipeline = PrefRestorePipeline.from_pretrained(options.base)
+    if options.guidance is not None:
+        pipeline.register_to_config(guidance=options.guidance)
     pairs = load_pairs(options.pairs, "eval")
     result: dict[str, object] = {"codes": codes(pipeline, pairs), "queries": swapped_queries(pipeline, pairs)}
     print(f"codes, {len(pairs.ids)} held-out faces of the pairs")

@@ -66,6 +66,7 @@ def sizes(repository: Path, text_size: int) -> tuple[PretrainConfig, TokenizerCo
         "cross_heads": published.CROSS,
         "cross_head_dim": published.DIT // published.CROSS,
         "caption_size": published.CAPTION,
+        "text_modulation": False,
     }
     tokenizer = {
         "image_size": published.SIDE,
@@ -275,6 +276,14 @@ def test_a_head_of_its_own_is_kept_where_the_checkpoint_says_so(stage: Stage, tm
         import_stage_a(str(stage.write(tmp_path / "tied", weights)), stage.layout)
     untied = import_stage_a(str(stage.write(tmp_path / "untied", weights, tie_word_embeddings=False)), stage.layout)
     assert torch.equal(untied.integrator.lm_head.weight, weights["lm_head.weight"])
+
+
+@pytest.mark.parametrize("part, option", [("integrator", "text_first"), ("generator", "text_modulation")])
+def test_options_that_published_weights_do_not_know_are_refused(stage: Stage, part: str, option: str) -> None:
+    config = stage.layout.config
+    ours = config.model_copy(update={part: getattr(config, part).model_copy(update={option: True})})
+    with pytest.raises(UserError, match=f"pretrain.{part}.{option}: .*set false"):
+        import_stage_a(str(Path(__file__).parent), replace(stage.layout, config=ours))
 
 
 def test_wrong_folders_are_refused(stage: Stage, tmp_path: Path) -> None:

@@ -346,6 +346,7 @@ def test_model_folders(model: Path, tell: Tell, tmp_path: Path) -> None:
         ("base/generator/config.json", lambda data: data.replace(b'"layers": 2', b'"layers": 2147483647'), "any model"),
         ("base/codec/config.json", lambda data: data.replace(b"64", b"64000000000"), "any model"),
         ("base/codec/config.json", lambda _: b"[" * 100_000, "damaged"),
+        ("base/integrator/config.json", lambda _: b'{"model_type": "qwen3"}', "settings call for"),
         ("base/model_index.json", lambda data: data.replace(b'_steps": 4', b'_steps": 0'), "sampler_steps is 0"),
         ("base/model_index.json", lambda data: data.replace(b"1.0", b'"much"'), "guidance is 'much'"),
         ("base/text_tokenizer/tokenizer_config.json", lambda _: b"{}", "text_tokenizer"),

@@ -28,7 +28,7 @@ from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
-from prefrestore.models.pipeline_files import check_folder, check_settings, check_weights, own_memory
+from prefrestore.models.pipeline_files import check_folder, check_integrator, check_settings, check_weights, own_memory
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.runtime.seeding import torch_generator
@@ -298,7 +298,11 @@ class PrefRestorePipeline(DiffusionPipeline):
         if "torch_dtype" in options:  # the name that diffusers gave up
             options["dtype"] = options.pop("torch_dtype")
         try:
+            if place.is_dir():
+                check_integrator(place / "integrator")
             pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
+        except UserError:
+            raise
         except Exception as error:  # libraries raise anything on damaged settings; each becomes a stated reason
             reason = " ".join(str(error).split())
             raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from error

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from accelerate import init_empty_weights
 from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from prefrestore.errors import UserError
 from prefrestore.models.weight_files import WeightFiles, open_weights, refuse_not_finite, refuse_pickles
@@ -59,6 +61,25 @@ def _check_sizes(path: Path) -> None:
             waiting += ((name, one) for one in value)
         elif isinstance(value, int) and abs(value) > (MAX_LAYERS if "layers" in name else MAX_SIZE):
             raise UserError(f"{path}: {name} is {value:.4g}, more than any model has: save or fetch the pipeline again")
+
+
+def check_integrator(folder: Path) -> None:
+    """Raise unless the settings of a pipeline's integrator call for the weights that are stored.
+
+    transformers takes a missing setting to be that of a model with eight billion weights, and makes up those that are
+    not stored.
+
+    Raises:
+        UserError: names the first weight that is missing or has another shape.
+    """
+    stored, config = _weights(folder), Qwen3Config.from_pretrained(str(folder))
+    with init_empty_weights():
+        called_for = Qwen3ForCausalLM(config).state_dict()
+    for name, value in called_for.items():
+        found = stored.shape(name) if name in stored else ()
+        if found != tuple(value.shape) and not (name == "lm_head.weight" and config.tie_word_embeddings):
+            shapes = f"stored as {list(found)}, its settings call for {list(value.shape)}" if found else "is missing"
+            raise UserError(f"{folder}: {name} {shapes}: save or fetch the pipeline again")
 
 
 def check_weights(folder: Path, component: str, module: nn.Module) -> None:
