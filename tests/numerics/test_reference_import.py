@@ -278,7 +278,7 @@ def test_a_head_of_its_own_is_kept_where_the_checkpoint_says_so(stage: Stage, tm
     assert torch.equal(untied.integrator.lm_head.weight, weights["lm_head.weight"])
 
 
-@pytest.mark.parametrize("part, option", [("integrator", "text_first"), ("generator", "text_modulation")])
+@pytest.mark.parametrize(("part", "option"), [("integrator", "text_first"), ("generator", "text_modulation")])
 def test_options_that_published_weights_do_not_know_are_refused(stage: Stage, part: str, option: str) -> None:
     config = stage.layout.config
     ours = config.model_copy(update={part: getattr(config, part).model_copy(update={option: True})})

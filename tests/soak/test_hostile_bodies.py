@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,14 @@ def test_bodies_of_the_studio(studio: Studio, store: Path, tell: Tell) -> None:
     found, done = awaited(_attack(studio.url, scaled(20, 400)))
     more = memory_mib(studio.process.pid) - before
     log = studio.log.read_text()
+    # a session that leaves while it is answered is a KeyError of gradio's, by its random name; calm errors are told
+    raised = re.findall(r"^([\w.]*(?:Error|Exception)\b.*)$", log, re.MULTILINE)
+    raised = [line for line in raised if not re.fullmatch(r"KeyError: '[0-9a-f]{32}'", line)]
     tell(
         f"hostile bodies of the studio: {sum(found.values())} cases, by status {dict(sorted(found.items()))}, "
-        f"{log.count('Traceback')} tracebacks, {more:.0f} MiB more"
+        f"{len(raised)} tracebacks, {more:.0f} MiB more"
     )
+    assert raised == []
     votes: list[Any] = [row for row in read(store).judgements if row.annotator == "honest"]
     assert (len(votes), done) == (3, 3)
     assert {row.annotator for row in read(store).judgements} == {"honest"}

@@ -19,7 +19,7 @@ from gradio.route_utils import API_PREFIX
 from starlette.middleware import Middleware
 
 from prefrestore.errors import UserError
-from prefrestore.serving.limits import Answering, BodyLimit, Closed
+from prefrestore.serving.limits import Answering, BodyLimit, Closed, Presses
 
 MAX_UPLOAD = 30_000_000
 """Bytes of a photograph."""
@@ -94,7 +94,13 @@ def serve(page: gr.Blocks, place: Place, *, photographs: bool) -> str:
     theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     closed = tuple(f"{API_PREFIX}/{name}" for name in (*CLOSED, *(() if photographs else ("upload",))))
     limit = MAX_UPLOAD + BODY_BYTES if photographs else BODY_BYTES
-    layers = [Middleware(Closed, prefixes=closed), Middleware(BodyLimit, limit=limit), Middleware(Answering)]
+    inputs = {number: len(button.inputs) for number, button in page.fns.items()}
+    layers = [
+        Middleware(Closed, prefixes=closed),
+        Middleware(BodyLimit, limit=limit),
+        Middleware(Presses, path=f"{API_PREFIX}/queue/join", inputs=inputs),
+        Middleware(Answering),
+    ]
     try:
         _, address, _ = page.launch(
             app_kwargs={"middleware": layers},
