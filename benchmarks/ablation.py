@@ -42,7 +42,7 @@ METRICS = ("psnr", "ms_ssim", "identity_similarity", "landmark_distance")
 HQ_IDS = {"hq": 1.0, "generated": 0.0, "corrupted": 0.0}
 REFERENCE: Mapping[str, Any] = {
     "integrator": {"text_first": False},
-    "generator": {"spatial_path": False, "condition_position": False},
+    "generator": {"spatial_path": False, "condition_position": False, "text_modulation": False},
     "condition_ids": {"start": HQ_IDS, "end": HQ_IDS},
     "query_span": "last_of_padded",
     "prompt_loss": True,
