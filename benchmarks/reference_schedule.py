@@ -52,7 +52,7 @@ def second_pass(pipeline: PrefRestorePipeline, prompt: Prompt, ids: Tensor) -> D
     """Return the queries [B, n + 1, D] of decoded ids by another pass over the whole sequence (1.5)."""
     whole = torch.cat([prompt.ids, ids + vocabulary_of(pipeline.integrator).first_code], 1)
     states = pipeline.integrator.model(input_ids=whole, use_cache=False).last_hidden_state
-    return Decoded(ids, states[:, -ids.shape[1] - 1 :], text_state(states, prompt))
+    return Decoded(ids, states[:, -ids.shape[1] - 1 :], text_state(pipeline.integrator, prompt, states))
 
 
 @torch.no_grad()

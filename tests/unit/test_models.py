@@ -143,19 +143,21 @@ def test_the_text_state_is_the_mean_over_the_text(pipeline: PrefRestorePipeline,
     ).last_hidden_state
     assert torch.equal(said.text[0], torch.zeros_like(said.text[0]))
     for row in (1, 2):
-        assert torch.allclose(said.text[row], states[row][prompt.text[row].bool()].mean(0), atol=1e-5)
+        kept, words = prompt.text[row].bool(), pipeline.integrator.model.embed_tokens(prompt.ids[row])
+        both = torch.cat([states[row][kept].mean(0), words[kept].mean(0)])
+        assert torch.allclose(said.text[row], both, atol=1e-5)
     assert torch.allclose(said.text, teacher_forced(pipeline.integrator, prompt, said.ids).text, atol=1e-5)
 
 
 def test_text_states_are_standardised_by_those_that_were_measured() -> None:
     torch.manual_seed(3)
     connectors = Connectors(6, 5, 8, 3, 2, text=True)
-    states = torch.cat([torch.zeros(3, 6), 7 + 0.01 * torch.randn(50, 6)])
+    states = torch.cat([torch.zeros(3, 12), 7 + 0.01 * torch.randn(50, 12)])
     connectors.measure_text(states)
     standard = connectors.text(states)
-    assert torch.equal(standard[:3], torch.zeros(3, 6))
-    assert torch.allclose(standard[3:].mean(0), torch.zeros(6), atol=1e-3)
-    assert torch.allclose(standard[3:].std(0), torch.ones(6), atol=1e-3)
+    assert torch.equal(standard[:3], torch.zeros(3, 12))
+    assert torch.allclose(standard[3:].mean(0), torch.zeros(12), atol=1e-3)
+    assert torch.allclose(standard[3:].std(0), torch.ones(12), atol=1e-3)
     assert Connectors(6, 5, 8, 3, 2).text(states).shape == (53, 0)
 
 

@@ -79,7 +79,7 @@ class GeneratorConfig(Section):
     spatial_path: bool = Field(description="zero-initialised, spatially aligned LQ path")
     condition_position: bool = Field(description="zero-initialised 2-D position on condition tokens")
     text_modulation: bool = Field(
-        description="the integrator's mean state over the text modulates every block too, by a path that starts at zero"
+        description="what the integrator says of the text modulates every block too, by a path that starts at zero"
     )
 
 

@@ -9,6 +9,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
 from prefrestore.config import GeneratorConfig
+from prefrestore.models.integrator import text_size_of
 
 ROOT_5_5 = 5.5**0.5
 """Initial weight of the diffusion connector's RMSNorm, hence the RMS of its output."""
@@ -44,8 +45,8 @@ class Connectors(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if text:
-            self.register_buffer("text_mean", torch.zeros(query_size))
-            self.register_buffer("text_deviation", torch.ones(query_size))
+            self.register_buffer("text_mean", torch.zeros(text_size_of(query_size)))
+            self.register_buffer("text_deviation", torch.ones(text_size_of(query_size)))
         self.diffusion_connector = _connector(query_size, caption_size, ROOT_5_5)
         self.vae_connector = _connector(lq_size, caption_size, 1.0)
         if shared_norm:
@@ -72,14 +73,14 @@ class Connectors(ModelMixin, ConfigMixin):
         return tokens
 
     def measure_text(self, states: Tensor) -> None:
-        """Take mean and deviation over the text states [M, D_lm] of those samples that have a text."""
+        """Take mean and deviation over the text states [M, S] of those samples that have a text."""
         given = states[states.any(1)]
         if self.config.text and len(given) > 1:
             self.text_mean.copy_(given.mean(0))
             self.text_deviation.copy_(given.std(0).clamp_min(1e-6))
 
     def text(self, states: Tensor) -> Tensor:
-        """Return text states [N, D_lm] standardised, zero where there is no text; [N, 0] without ``text``."""
+        """Return text states [N, S] standardised, zero where there is no text; [N, 0] without ``text``."""
         if not self.config.text:
             return states[:, :0]
         return (states - self.text_mean) / self.text_deviation * states.any(1, keepdim=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prefrestore.config import GeneratorConfig
 from prefrestore.models import cross_attention
 from prefrestore.models.condition import Condition, KeysValues, PreparedCondition, ProjectedCondition, repeated
+from prefrestore.models.integrator import text_size_of
 
 TIME_SIZE = 32
 
@@ -34,10 +35,10 @@ class TextModulation(AdaLayerNormSingle):
 
     def __init__(self, size: int, text_size: int) -> None:
         super().__init__(size)
-        last = nn.Linear(2 * text_size, 6 * size)
+        last = nn.Linear(text_size, 6 * size)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.text = nn.Sequential(nn.Linear(text_size, 2 * text_size), nn.GELU(), last)
+        self.text = nn.Sequential(nn.Linear(text_size, text_size), nn.GELU(), last)
 
     def forward(
         self,
@@ -172,5 +173,5 @@ def build_generator(config: GeneratorConfig, latent_channels: int, latent_size: 
         caption_size=config.caption_size,
         ffn_ratio=config.ffn_ratio,
         spatial_path=config.spatial_path,
-        text_size=query_size if config.text_modulation else 0,
+        text_size=text_size_of(query_size) if config.text_modulation else 0,
     )

@@ -24,7 +24,7 @@ class Decoded:
     Attributes:
         ids: code ids, [B, n].
         queries: the states that go with them, [B, n + 1, D].
-        text: mean state over the text, [B, D]; zero where there is none.
+        text: what the text says, see :func:`text_state`, [B, 2 * D].
     """
 
     ids: Tensor
@@ -82,13 +82,22 @@ def teacher_forced(integrator: Qwen3ForCausalLM, prompt: Prompt, ids: Tensor) ->
     mask = torch.cat([prompt.mask, torch.ones_like(ids)], 1)
     output = integrator.model(input_ids=whole, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     states = output.last_hidden_state
-    return Decoded(ids, states[:, prompt.ids.shape[1] - 1 :], text_state(states, prompt))
+    return Decoded(ids, states[:, prompt.ids.shape[1] - 1 :], text_state(integrator, prompt, states))
 
 
-def text_state(states: Tensor, prompt: Prompt) -> Tensor:
-    """Return the mean of the states [B, L + n, D] over each prompt's text, [B, D]; zero where it has none."""
+def text_state(integrator: Qwen3ForCausalLM, prompt: Prompt, states: Tensor) -> Tensor:
+    """Return means over each prompt's text, of the states [B, >= L, D] and of the words' embeddings, [B, 2 * D].
+
+    Zero where there is no text. A small integrator's states hardly tell words apart; its embeddings do.
+    """
     kept = prompt.text.to(states)[..., None]
-    return (states[:, : kept.shape[1]] * kept).sum(1) / kept.sum(1).clamp_min(1)
+    both = torch.cat([states[:, : kept.shape[1]], integrator.model.embed_tokens(prompt.ids).to(states)], -1)
+    return (both * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+
+def text_size_of(query_size: int) -> int:
+    """Return the size of a text state, from that of the integrator's states."""
+    return 2 * query_size
 
 
 @torch.no_grad()
@@ -102,4 +111,4 @@ def generate(integrator: Qwen3ForCausalLM, prompt: Prompt, num_tokens: int) -> D
     for _ in range(num_tokens):
         codes.append(functional.linear(states[-1], head).argmax(-1))
         states.append(decoder.step(codes[-1] + vocabulary.first_code))
-    return Decoded(torch.stack(codes, 1), torch.stack(states, 1), text_state(read, prompt))
+    return Decoded(torch.stack(codes, 1), torch.stack(states, 1), text_state(integrator, prompt, read))

@@ -139,7 +139,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         return generate(self.integrator, prompt, self.image_tokenizer.num_tokens)
 
     def join(self, queries: Tensor, spatial: Tensor, text: Tensor) -> Condition:
-        """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w] and text states [N, D].
+        """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w] and text states [N, S].
 
         Gradients flow.
         """
