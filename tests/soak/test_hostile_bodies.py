@@ -9,13 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import numpy as np
 import pytest
 
 from prefrestore.data.vote_store import read
-from prefrestore.runtime import seeding
 from support import served, voters
-from support.hostile import NAMES, damaged, twisted
+from support.hostile import NAMES, cases, damaged, twisted
 from support.served import Server
 from support.soak import awaited, scaled
 from support.voters import API, Studio, Voter, memory_mib
@@ -26,11 +24,6 @@ Tell = Callable[[str], None]
 MORE_MIB = 300.0
 JSON = {"content-type": "application/json"}
 REFUSED = {400, 404, 405, 408, 413, 415, 422}
-
-
-def cases(name: str, count: int) -> Iterator[np.random.Generator]:
-    """Yield a generator for each case."""
-    return (seeding.rng("hostile", name, number) for number in range(count))
 
 
 @pytest.fixture(scope="module")
