@@ -1,5 +1,4 @@
-"""Hostile and damaged images, tables, configurations and model folders: a value or one line, nothing outside, memory
-bounded."""
+"""Hostile and damaged images, tables and configurations: a value or one line, nothing outside, memory bounded."""
 
 from __future__ import annotations
 
@@ -7,10 +6,9 @@ import hashlib
 import io
 import json
 import pickle
-import shutil
 import struct
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,18 +22,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from prefrestore import artifacts, configfile
+from prefrestore import configfile
 from prefrestore.data.archives import archive_candidates
 from prefrestore.data.images import UnreadableError, decode
 from prefrestore.data.pair_import import import_pairs
 from prefrestore.data.photographs import read_photograph
 from prefrestore.data.vote_store import read_shard
 from prefrestore.errors import UserError
-from prefrestore.registry.loader import load, locate, resolve
-from prefrestore.registry.stores import FolderStore
-from prefrestore.runtime import seeding
 from support import served
-from support.hostile import NAMES, damaged, twisted, watched
+from support.hostile import NAMES, cases, damaged, twisted, watched
 from support.soak import scaled
 from support.votes import vote
 
@@ -43,11 +38,6 @@ Tell = Callable[[str], None]
 PIXELS = 200_000
 MEMORY_MIB = 512.0
 """Far less than what any of the bombs unpacks to."""
-
-
-def cases(name: str, count: int) -> Iterator[np.random.Generator]:
-    """Yield a generator for each case."""
-    return (seeding.rng("hostile", name, number) for number in range(count))
 
 
 def pictures() -> dict[str, bytes]:
@@ -245,138 +235,3 @@ def test_a_text_made_of_yaml_marks_is_read_or_refused(text: str, tmp_path: Path)
     with pytest.raises(UserError) as caught:
         configfile.load(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """A folder of artifacts with base and policy."""
-    folder = tmp_path_factory.mktemp("model")
-    served.save_base(folder / "base", repository)
-    served.save_adapter(folder / "policy", folder / "base", 1)
-    return folder
-
-
-def _restored(folder: Path) -> np.ndarray:
-    """Load a model as the program does, and let it restore."""
-    pipeline = load(locate(resolve(str(folder), "")))
-    return np.asarray(pipeline(Image.open(io.BytesIO(served.png())), "", 0).images[0])
-
-
-def _with_header(data: bytes, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
-    length = int.from_bytes(data[:8], "little")
-    header = json.dumps(change(json.loads(data[8 : 8 + length])), allow_nan=True).encode()
-    return struct.pack("<Q", len(header)) + header + data[8 + length :]
-
-
-def _filled(data: bytes, value: float) -> bytes:
-    length = int.from_bytes(data[:8], "little")
-    return data[: 8 + length] + np.full((len(data) - 8 - length) // 4, value, np.float32).tobytes()
-
-
-def _spoil(folder: Path, generator: np.random.Generator) -> str:
-    """Do one thing to a model's folder, and say what."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".jinja"))
-    path = files[int(generator.integers(len(files)))]
-    data, weights = path.read_bytes(), path.suffix == ".safetensors"
-    kind = ["damaged", "twisted", "pickle", "link", "gone", "header", "length", "nan", "infinite"][
-        int(generator.integers(9 if weights else 5))
-    ]
-    path.unlink()
-    if kind == "damaged":
-        path.write_bytes(damaged(data, generator))
-    elif kind == "pickle":
-        path.with_suffix(".bin").write_bytes(pickle.dumps(Path("owned").touch))
-    elif kind == "link":
-        path.symlink_to("/etc/passwd")
-    elif kind == "length":
-        path.write_bytes(struct.pack("<Q", int(generator.choice([2**63 - 1, 2**40, 0, 99]))) + data[8:])
-    elif kind in ("nan", "infinite"):
-        path.write_bytes(_filled(data, float("nan" if kind == "nan" else "inf")))
-    elif kind in ("header", "twisted"):
-        change = lambda value: twisted(value, generator)  # noqa: E731
-        path.write_bytes(_with_header(data, change) if weights else _json(data, change))
-    _sign(folder)
-    return f"{kind}: {path.relative_to(folder)}"
-
-
-def _sign(folder: Path) -> None:
-    """Let the adapter name the base as it is now: who spoils a base on purpose can do that too."""
-    card = folder / "policy" / "policy.json"
-    if card.is_file() and '"base_digest"' in card.read_text(errors="replace") and not card.is_symlink():
-        card.write_text(json.dumps({"base_digest": artifacts.digest(folder / "base")}))
-
-
-def _json(data: bytes, change: Callable[[Any], Any]) -> bytes:
-    try:
-        return json.dumps(change(json.loads(data))).encode()
-    except ValueError:
-        return b"[" * 100_000
-
-
-def test_model_folders(model: Path, tell: Tell, tmp_path: Path) -> None:
-    """A spoilt model is refused, or restores: what was changed was a number that could have been another."""
-    sound, wrong = _restored(model), list[str]()
-    with watched("model folders", tmp_path, model) as tally:
-        for number, generator in enumerate(cases("models", scaled(25, 400))):
-            folder = tmp_path / "spoilt"
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(model, folder)
-            what = _spoil(folder, generator)
-            print(number, what, flush=True)
-            try:
-                found = tally.attempt(lambda folder=folder: _restored(folder), UserError)
-            except Exception as error:  # told with its case
-                wrong.append(f"{number}: {what}: {type(error).__name__} {error}")
-                continue
-            never = what.split(":")[0] in ("pickle", "length", "nan", "infinite")
-            if found is not None and (never or found.shape != sound.shape):
-                wrong.append(f"{number}: {what}: was taken")
-    tell(tally.line())
-    assert "\n".join(wrong) == ""
-    assert set(tally.outside) == set()
-    assert tally.peak_mib < MEMORY_MIB
-    assert not list(Path.cwd().glob("owned"))
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "words"),
-    [
-        ("base/generator/diffusion_pytorch_model.safetensors", lambda data: _filled(data, float("nan")), "not finite"),
-        ("policy/adapter_model.safetensors", lambda data: _filled(data, float("inf")), "not finite"),
-        ("base/generator/config.json", lambda data: data.replace(b'"layers": 2', b'"layers": 2147483647'), "any model"),
-        ("base/codec/config.json", lambda data: data.replace(b"64", b"64000000000"), "any model"),
-        ("base/codec/config.json", lambda _: b"[" * 100_000, "damaged"),
-        ("base/integrator/config.json", lambda _: b'{"model_type": "qwen3"}', "settings call for"),
-        ("base/model_index.json", lambda data: data.replace(b'_steps": 4', b'_steps": 0'), "sampler_steps is 0"),
-        ("base/model_index.json", lambda data: data.replace(b"1.0", b'"much"'), "guidance is 'much'"),
-        ("base/text_tokenizer/tokenizer_config.json", lambda _: b"{}", "text_tokenizer"),
-        ("policy/policy.json", lambda _: b"{", "policy.json: is damaged"),
-    ],
-)
-def test_what_no_model_brings(
-    file: str, change: Callable[[bytes], bytes], words: str, model: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(model, tmp_path / "model"))
-    (folder / file).write_bytes(change((folder / file).read_bytes()))
-    _sign(folder)
-    with pytest.raises(UserError, match=words) as caught:
-        _restored(folder)
-    assert "\n" not in str(caught.value)
-
-
-def test_releases_that_name_files_elsewhere(model: Path, tell: Tell, tmp_path: Path) -> None:
-    """A manifest is what a release says of itself; its digest is right here, because its maker can compute it."""
-    store = FolderStore(tmp_path / "releases")
-    digest, _ = store.put({"base": model / "base", "policy": model / "policy"})
-    manifest = json.loads((store.root / digest / "manifest.json").read_text())
-    with watched("releases", tmp_path, model) as tally:
-        for generator in cases("releases", scaled(25, 300)):
-            changed = twisted(manifest, generator)
-            data = json.dumps(changed, sort_keys=True, indent=2).encode() + b"\n"
-            name = hashlib.sha256(data).hexdigest()
-            target = Path(shutil.copytree(store.root / digest, store.root / name, dirs_exist_ok=True))
-            (target / "manifest.json").write_bytes(data)
-            tally.attempt(lambda name=name: store.fetch(name), UserError)
-            shutil.rmtree(target)
-    tell(tally.line())
-    assert tally.outside == []

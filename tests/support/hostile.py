@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import struct
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
+from prefrestore.runtime import seeding
 
 T = TypeVar("T")
 READ_BY_LIBRARIES = tuple(
@@ -92,16 +95,36 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_hook)
 
 
+SPACE_MIB = 4096.0
+"""Address space that may be asked for: what goes far beyond what is tested must not take the machine with it."""
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Bound the address space, and fail where half of it was asked for at some time: it need not have been used."""
+    own, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = _status_mib("VmPeak"), _status_mib("VmSize")
+    bound = int((before[1] + SPACE_MIB) * 2**20)
+    resource.setrlimit(resource.RLIMIT_AS, (bound if own == resource.RLIM_INFINITY else min(bound, own), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (own, hard))
+    asked = _status_mib("VmPeak")
+    assert asked < max(before[0], before[1] + SPACE_MIB / 2), f"{asked - before[1]:.0f} MiB were asked for"
+
+
 @contextmanager
 def watched(name: str, *inside: Path) -> Iterator[Tally]:
-    """Note files that are opened outside some folders, and how far memory rises."""
+    """Note files that are opened outside some folders, and how far memory rises, which is bounded."""
     tally = Tally(name)
     own = (str(Path(__file__).parents[2] / "src"), str(Path(__file__).parents[2] / "presets"))
     places = (*(str(path.resolve()) for path in inside), *own, tempfile.gettempdir() + "/tmp")
     before = _peak_mib(reset=True)
     _watching.append((places, tally.outside))
     try:
-        yield tally
+        with _bounded():
+            yield tally
     finally:
         _watching.pop()
         tally.peak_mib = max(0.0, _peak_mib() - before)
@@ -111,8 +134,18 @@ def _peak_mib(*, reset: bool = False) -> float:
     """Return the most memory since the last reset, or after a reset what is in use now."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status_mib("VmHWM")
+
+
+def _status_mib(row: str) -> float:
+    """Return a size of this process, as Linux knows it."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    return float(rows["VmHWM"].split()[0]) / 1024
+    return float(rows[row].split()[0]) / 1024
+
+
+def cases(name: str, count: int) -> Iterator[np.random.Generator]:
+    """Yield a generator for each case."""
+    return (seeding.rng("hostile", name, number) for number in range(count))
 
 
 def damaged(data: bytes, generator: np.random.Generator) -> bytes:

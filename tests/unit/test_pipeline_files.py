@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_folders_that_are_no_restorer_are_refused(copy: Path, tmp_path: Path) ->
     assert "connectors is missing" in _refused(copy)
 
 
+def test_an_index_that_names_other_programs_is_refused_before_they_are_imported(copy: Path) -> None:
+    index = copy / "model_index.json"
+    whole = json.loads(index.read_text(encoding="utf-8"))
+    for part, listed in (
+        ("codec", ["antigravity", "AutoencoderDC"]),
+        ("codec", ["diffusers", "AutoencoderKL"]),
+        ("codec", "diffusers"),
+        ("text_tokenizer", ["antigravity", "Tokenizer"]),
+        ("more", ["antigravity", "More"]),
+    ):
+        index.write_text(json.dumps(whole | {part: listed}), encoding="utf-8")
+        assert f"model_index.json: {part} is no " in _refused(copy)
+    assert "antigravity" not in sys.modules
+
+
 def test_weights_that_do_not_fit_are_refused(copy: Path) -> None:
     """Diffusers only warns where a weight is missing, and fills it with noise."""
     file = copy / "connectors" / "diffusion_pytorch_model.safetensors"
@@ -118,9 +134,9 @@ def test_weights_that_do_not_fit_are_refused(copy: Path) -> None:
     save_file({key: value for key, value in whole.items() if key != name}, file, metadata={"format": "pt"})
     assert f"{name} is missing" in _refused(copy)
     save_file(whole | {name: torch.zeros(3)}, file, metadata={"format": "pt"})
-    assert "no restorer can be loaded" in _refused(copy)
+    assert f"{name} is stored as [3], its settings call for [64]" in _refused(copy)
     file.write_bytes(file.read_bytes()[:100])
-    assert "no restorer can be loaded" in _refused(copy)
+    assert "is damaged or cut short" in _refused(copy)
     file.unlink()
     (copy / "connectors" / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
     assert "is pickled" in _refused(copy)

@@ -36,8 +36,8 @@ TARGETS = ATTENTION + SPATIAL_PATH
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "policy.json"
 KEY_PREFIX = "base_model.model."
 """What a ``PeftModel`` puts before the names of the model it wraps; files carry it, so that PEFT reads them."""
-VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config")
-"""Settings of PEFT that make an adapter more than a low-rank term."""
+VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "megatron_config")
+"""Settings of PEFT that make an adapter more than a low-rank term, or import other programs."""
 
 
 def _peft_config(lora: LoraConfig) -> peft.LoraConfig:
@@ -161,9 +161,12 @@ def attach(pipeline: PrefRestorePipeline, tensors: Mapping[str, Tensor], config:
     transformer = pipeline.generator.transformer
     transformer.requires_grad_(False)
     try:
+        _refuse_ranks_not_stored(tensors, config)
         _add(transformer, config, "policy")
-    except ValueError as error:  # PEFT finds none of the named layers
-        raise UserError(f"{folder}: the adapter does not fit this base ({str(error):.100}): use its own base") from None
+    except Exception as error:  # PEFT finds none of the named layers, or raises anything on damaged settings
+        transformer.unload_lora()
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: the adapter does not fit this base ({reason:.100}): use its own base") from None
     own = role_tensors(pipeline, "policy")
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     wrong = sorted({(name, tuple(value.shape)) for name, value in tensors.items()} ^ set(shapes.items()))
@@ -172,6 +175,14 @@ def attach(pipeline: PrefRestorePipeline, tensors: Mapping[str, Tensor], config:
         raise UserError(f"{folder}: the adapter does not fit this base at {wrong[0][0]}: use the base it was made for")
     set_peft_model_state_dict(transformer, tensors, adapter_name="policy")
     transformer.requires_grad_(False)
+
+
+def _refuse_ranks_not_stored(tensors: Mapping[str, Tensor], config: peft.LoraConfig) -> None:
+    """Raise where settings ask for ranks that no tensor has: PEFT would take the memory, and then look at tensors."""
+    stored = max((len(value) for name, value in tensors.items() if "lora_A" in name), default=0)
+    asked = max([config.r, *config.rank_pattern.values()])
+    if asked > stored:
+        raise ValueError(f"its settings ask for rank {asked}, its weights have {stored}")
 
 
 def _read_policy(folder: Path, base_digest: str) -> tuple[dict[str, Tensor], peft.LoraConfig]:
@@ -200,10 +211,11 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], peft.LoraConfig]:
         raise UserError(f"{folder / WEIGHTS}: is damaged ({error}): make or fetch it again") from None
     try:
         config = peft.LoraConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / CONFIG}: is no LoRA configuration ({str(error):.100}): make it again") from None
+        variants = [name for name in VARIANTS if getattr(config, name)]
+    except Exception as error:  # PEFT raises anything on damaged settings
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / CONFIG}: is no LoRA configuration ({reason:.100}): make it again") from None
     refuse_not_finite(tensors.items(), folder / WEIGHTS)
-    variants = [name for name in VARIANTS if getattr(config, name)]
     if variants:
         raise UserError(f"{folder / CONFIG}: {variants[0]} is set: only plain LoRA acts here, make the adapter without")
     return {name.removeprefix(KEY_PREFIX): value for name, value in tensors.items()}, config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import numpy as np
 import torch
@@ -28,9 +28,11 @@ from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
-from prefrestore.models.pipeline_files import check_folder, check_integrator, check_settings, check_weights, own_memory
+from prefrestore.models.pipeline_files import check_folder, check_settings, own_memory
+from prefrestore.models.rehearsal import rehearse, rehearse_text, skeletons
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
+from prefrestore.models.weight_files import refuse_not_finite
 from prefrestore.runtime.seeding import torch_generator
 
 # Bars for loading weights end in a moment at any size that runs here, and fill a log with control characters.
@@ -294,13 +296,17 @@ class PrefRestorePipeline(DiffusionPipeline):
         """
         place = Path(folder)
         if place.is_dir():
-            check_folder(place, cls.__name__)
+            check_folder(place, cls, cls.parts())
         if "torch_dtype" in options:  # the name that diffusers gave up
             options["dtype"] = options.pop("torch_dtype")
         try:
             if place.is_dir():
-                check_integrator(place / "integrator")
+                rehearse(cls(**skeletons(place, cls.parts())))
             pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
+            check_settings(
+                str(folder), pipeline.config.sampler_steps, pipeline.config.guidance, pipeline.text_tokenizer
+            )
+            rehearse_text(pipeline)
         except UserError:
             raise
         except Exception as error:  # libraries raise anything on damaged settings; each becomes a stated reason
@@ -308,12 +314,15 @@ class PrefRestorePipeline(DiffusionPipeline):
             raise UserError(f"{folder}: no restorer can be loaded ({reason:.160}): save or fetch it again") from error
         for name, module in pipeline.components.items():
             if isinstance(module, nn.Module):
-                if place.is_dir():
-                    check_weights(place, name, module)
+                refuse_not_finite(module.state_dict().items(), place / name)
                 # frozen, as pretraining and import leave them: where gradients are asked for, torch rounds otherwise
                 own_memory(module.requires_grad_(False))
-        check_settings(str(folder), pipeline.config.sampler_steps, pipeline.config.guidance, pipeline.text_tokenizer)
         return pipeline
+
+    @classmethod
+    def parts(cls) -> dict[str, type[Any]]:
+        """Return the classes of the components."""
+        return {name: kind for name, kind in get_type_hints(cls.__init__).items() if hasattr(kind, "from_pretrained")}
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Write the pipeline as diffusers does, as safetensors.

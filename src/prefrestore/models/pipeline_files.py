@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import init_empty_weights
 from torch import nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from prefrestore.errors import UserError
-from prefrestore.models.weight_files import WeightFiles, open_weights, refuse_not_finite, refuse_pickles
+from prefrestore.models.weight_files import WeightFiles, open_weights, refuse_pickles
 
 INDEX = "model_index.json"
 MAX_SIZE, MAX_LAYERS = 1_000_000, 1_000
-"""Vocabularies and contexts are the largest sizes; the largest models have some hundred layers."""
+"""Vocabularies and contexts are the largest sizes; the largest models have some hundred layers in all."""
 MAX_STEPS = 10_000
 STEMS = ("diffusion_pytorch_model", "model")
 """How diffusers and transformers call a component's weights."""
 
 
-def check_folder(folder: Path, class_name: str) -> None:
-    """Raise unless a folder holds a pipeline of this class, whole, with weights that run no code.
+def check_folder(folder: Path, kind: type[Any], parts: Mapping[str, type[Any]]) -> None:
+    """Raise unless a folder holds a pipeline of a kind, whole, that names no class but its parts' and runs no code.
 
     Raises:
         UserError: it does not.
@@ -34,17 +33,30 @@ def check_folder(folder: Path, class_name: str) -> None:
         found = index["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder}: is no saved pipeline ({INDEX} is missing or damaged): name its folder") from None
-    if found != class_name:
-        raise UserError(f"{folder}: holds a {found}, not a {class_name}: name the folder of a restorer")
-    for name in (name for name, value in index.items() if isinstance(value, list)):
+    if found != kind.__name__:
+        raise UserError(f"{folder}: holds a {found}, not a {kind.__name__}: name the folder of a restorer")
+    for name, part in parts.items():
         if not (folder / name).is_dir():
             raise UserError(f"{folder}: {name} is missing: the pipeline is not whole, save or fetch it again")
+        _check_class(path, name, part, index.get(name))
         refuse_pickles(folder / name)
         _check_sizes(folder / name / "config.json")
+    foreign = [name for name, value in index.items() if isinstance(value, list) and name not in parts]
+    if foreign:
+        raise UserError(f"{path}: {foreign[0]:.40} is no part of a {kind.__name__}: save or fetch the pipeline again")
+
+
+def _check_class(path: Path, name: str, part: type[Any], listed: Any) -> None:
+    """Raise unless the index names a part's class: diffusers imports whatever program stands there."""
+    library = part.__module__.partition(".")[0]
+    program, name_of = listed if isinstance(listed, list) and len(listed) == 2 else ("", "")
+    named = program in (library, part.__module__) and isinstance(name_of, str)
+    if not named or (issubclass(part, nn.Module) and name_of != part.__name__):  # tokenizers have many names
+        raise UserError(f"{path}: {name} is no {part.__name__} of {library}: save or fetch the pipeline again")
 
 
 def _check_sizes(path: Path) -> None:
-    """Raise where settings ask for more than any model has: building it would take all memory before weights are read.
+    """Raise where settings ask for more than any model has, or for what is no number.
 
     Raises:
         UserError: the file is damaged, or a number in it is too large.
@@ -53,49 +65,22 @@ def _check_sizes(path: Path) -> None:
         waiting = [("", json.loads(path.read_text(encoding="utf-8")))] if path.is_file() else []
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path}: is damaged: save or fetch the pipeline again") from None
+    layers = 0
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, dict):
             waiting += value.items()
         elif isinstance(value, list):
             waiting += ((name, one) for one in value)
-        elif isinstance(value, int) and abs(value) > (MAX_LAYERS if "layers" in name else MAX_SIZE):
-            raise UserError(f"{path}: {name} is {value:.4g}, more than any model has: save or fetch the pipeline again")
-
-
-def check_integrator(folder: Path) -> None:
-    """Raise unless the settings of a pipeline's integrator call for the weights that are stored.
-
-    transformers takes a missing setting to be that of a model with eight billion weights, and makes up those that are
-    not stored.
-
-    Raises:
-        UserError: names the first weight that is missing or has another shape.
-    """
-    stored, config = _weights(folder), Qwen3Config.from_pretrained(str(folder))
-    with init_empty_weights():
-        called_for = Qwen3ForCausalLM(config).state_dict()
-    for name, value in called_for.items():
-        found = stored.shape(name) if name in stored else ()
-        if found != tuple(value.shape) and not (name == "lm_head.weight" and config.tie_word_embeddings):
-            shapes = f"stored as {list(found)}, its settings call for {list(value.shape)}" if found else "is missing"
-            raise UserError(f"{folder}: {name} {shapes}: save or fetch the pipeline again")
-
-
-def check_weights(folder: Path, component: str, module: nn.Module) -> None:
-    """Raise unless every weight of a loaded component stood in its folder and is a number.
-
-    Raises:
-        UserError: names the first one that did not, or is none.
-    """
-    stored = _weights(folder / component)
-    seen: set[int] = set()
-    for name, value in module.state_dict().items():
-        known = value.data_ptr() in seen  # tied weights are stored once
-        seen.add(value.data_ptr())
-        if name not in stored and not known:
-            raise UserError(f"{folder / component}: {name} is missing: save or fetch the pipeline again")
-    refuse_not_finite(module.state_dict().items(), folder / component)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: {name!r:.40} is {value}, no number: save or fetch the pipeline again")
+        elif isinstance(value, int):
+            layers += abs(value) if "layer" in name else 0
+            if abs(value) > MAX_SIZE or layers > MAX_LAYERS:
+                more = f"{name!r:.40} is {value!r:.20}, more than any model has"
+                raise UserError(f"{path}: {more}: save or fetch the pipeline again")
+        if isinstance(value, dict | list) and len(value) > MAX_LAYERS:
+            raise UserError(f"{path}: {name!r:.40} lists more than any model has: save or fetch the pipeline again")
 
 
 def check_settings(folder: str, steps: Any, guidance: Any, tokenizer: Any) -> None:
@@ -112,7 +97,12 @@ def check_settings(folder: str, steps: Any, guidance: Any, tokenizer: Any) -> No
         raise UserError(f"{folder}: text_tokenizer has no padding token: save or fetch the pipeline again")
 
 
-def _weights(folder: Path) -> WeightFiles:
+def stored_weights(folder: Path) -> WeightFiles:
+    """Open the weights of a component.
+
+    Raises:
+        UserError: there are none, or they are damaged.
+    """
     stems = [stem for stem in STEMS if list(folder.glob(f"{stem}*.safetensors*"))]
     return open_weights(folder, stems[0] if stems else STEMS[0])
 

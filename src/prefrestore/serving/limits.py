@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -14,6 +15,10 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+SESSION = re.compile(r"[0-9A-Za-z]{1,64}")
+"""What a page calls itself. The framework waits for ever for a page without a name, and falls over it."""
 
 
 class BodyLimit:
@@ -94,34 +99,39 @@ class Presses:
             return False
         if not isinstance(found, dict):
             return False
-        button, data = found.get("fn_index"), found.get("data")
-        if type(button) is not int or not isinstance(data, list) or not isinstance(found.get("session_hash"), str):
+        button, data, session = (found.get(name) for name in ("fn_index", "data", "session_hash"))
+        if type(button) is not int or not isinstance(data, list) or self._inputs.get(button) != len(data):
             return False
-        return self._inputs.get(button) == len(data)
+        return isinstance(session, str) and SESSION.fullmatch(session) is not None
 
 
 class Answering:
-    """Answers 400 where the application fails before it has begun to answer, and tells the log in a line."""
+    """Answers 400 where the application fails before it has begun to answer, else ends the answer; logs a line."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        begun = False
+        begun: MutableMapping[str, Any] | None = None
 
         async def noting(message: MutableMapping[str, Any]) -> None:
             nonlocal begun
-            begun = True
+            begun = begun or message
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         except Exception as error:  # a framework's own code raises anything on a body that its page never sends
-            if begun or scope["type"] != "http":
+            if scope["type"] != "http":
                 raise
-            print(f"refused {scope['method']} {scope['path']!r:.80}: {error!r:.200}", file=sys.stderr, flush=True)
-            await JSONResponse({"error": "this cannot be answered"}, 400)(scope, receive, send)
+            did = "broke off" if begun else "refused"
+            why = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            print(f"{did} {scope['method']} {scope['path']!r:.80}: {why!r:.200}", file=sys.stderr, flush=True)
+            if not begun:
+                await JSONResponse({"error": "this cannot be answered"}, 400)(scope, receive, send)
+            elif b"content-length" not in dict(begun["headers"]):  # a stream; what was measured is left incomplete
+                await send({"type": "http.response.body"})
 
 
 class _RefusedError(Exception):

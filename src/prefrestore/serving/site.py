@@ -26,8 +26,8 @@ MAX_UPLOAD = 30_000_000
 BODY_BYTES = 1 << 16
 """Of a request where no photograph is taken."""
 CLOSED = (
-    *("process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "run-history"),
-    *("run/", "api/", "call/"),
+    *("process_recording", "proxy", "stream", "vibe-", "undo-vibe-", "component_server", "custom_component"),
+    *("run-history", "run/", "api/", "call/"),
 )
 """Of gradio's API: nothing is recorded, streamed, fetched from elsewhere or called but by the pages here."""
 MAX_SESSIONS = 64
