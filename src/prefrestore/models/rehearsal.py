@@ -15,8 +15,9 @@ from diffusers import ConfigMixin
 from torch import nn
 
 from prefrestore.errors import UserError
-from prefrestore.models.integrator import vocabulary_of
+from prefrestore.models.integrator import text_state, vocabulary_of
 from prefrestore.models.pipeline_files import stored_weights
+from prefrestore.models.text import Prompt
 
 if TYPE_CHECKING:
     from prefrestore.models.pipeline import PrefRestorePipeline
@@ -87,7 +88,7 @@ def rehearse(pipeline: PrefRestorePipeline) -> None:
         states = integrator.model(input_ids=ids, attention_mask=masks, use_cache=False).last_hidden_state
         spatial = pipeline.lq_encoder(lq)
         _expect(spatial.shape == latent, f"latents {list(spatial.shape)} of LQ images, {list(latent)} of the generator")
-        condition = pipeline.join(states, spatial, states[:, 0])
+        condition = pipeline.join(states, spatial, text_state(integrator, Prompt(ids, ids, ids), states))
         velocity = pipeline.velocity_function(condition)(torch.empty(latent), torch.empty(1))
         image = pipeline.decode(velocity)
         _expect(image.shape == lq.shape, f"images {list(image.shape)} where {list(lq.shape)} are expected")
