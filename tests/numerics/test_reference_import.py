@@ -279,11 +279,13 @@ def test_a_head_of_its_own_is_kept_where_the_checkpoint_says_so(stage: Stage, tm
 
 
 @pytest.mark.parametrize(("part", "option"), [("integrator", "text_first"), ("generator", "text_modulation")])
-def test_options_that_published_weights_do_not_know_are_refused(stage: Stage, part: str, option: str) -> None:
+def test_options_that_published_weights_do_not_know_are_refused(
+    stage: Stage, tmp_path: Path, part: str, option: str
+) -> None:
     config = stage.layout.config
     ours = config.model_copy(update={part: getattr(config, part).model_copy(update={option: True})})
     with pytest.raises(UserError, match=f"pretrain.{part}.{option}: .*set false"):
-        import_stage_a(str(Path(__file__).parent), replace(stage.layout, config=ours))
+        import_stage_a(str(stage.write(tmp_path / "a")), replace(stage.layout, config=ours))
 
 
 def test_wrong_folders_are_refused(stage: Stage, tmp_path: Path) -> None:

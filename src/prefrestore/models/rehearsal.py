@@ -15,9 +15,8 @@ from diffusers import ConfigMixin
 from torch import nn
 
 from prefrestore.errors import UserError
-from prefrestore.models.integrator import text_state, vocabulary_of
+from prefrestore.models.integrator import text_size_of, vocabulary_of
 from prefrestore.models.pipeline_files import stored_weights
-from prefrestore.models.text import Prompt
 
 if TYPE_CHECKING:
     from prefrestore.models.pipeline import PrefRestorePipeline
@@ -88,7 +87,7 @@ def rehearse(pipeline: PrefRestorePipeline) -> None:
         states = integrator.model(input_ids=ids, attention_mask=masks, use_cache=False).last_hidden_state
         spatial = pipeline.lq_encoder(lq)
         _expect(spatial.shape == latent, f"latents {list(spatial.shape)} of LQ images, {list(latent)} of the generator")
-        condition = pipeline.join(states, spatial, text_state(integrator, Prompt(ids, ids, ids), states))
+        condition = pipeline.join(states, spatial, torch.empty(1, text_size_of(states.shape[-1])))
         velocity = pipeline.velocity_function(condition)(torch.empty(latent), torch.empty(1))
         image = pipeline.decode(velocity)
         _expect(image.shape == lq.shape, f"images {list(image.shape)} where {list(lq.shape)} are expected")
