@@ -9,7 +9,7 @@ suite=${2:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 repository=$(cd "$(dirname "$0")/.." && pwd)
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1)
 needed="ca-certificates git make python3.11 python3.11-venv"
-tests="chromium postgresql-15 procps"
+tests="chromium libatomic1 postgresql-15 procps"
 
 test ! -e "$folder" || { echo "$folder exists already: name a folder that does not" >&2; exit 2; }
 debootstrap --variant=minbase "$suite" "$folder" "$mirror"
@@ -29,7 +29,7 @@ inside() { chroot "$folder" /usr/bin/env -i HOME=/srv PATH=/usr/sbin:/usr/bin:/s
 inside "apt-get update -q && apt-get install -qy --no-install-recommends $needed && update-ca-certificates"
 git clone --quiet --no-hardlinks "$repository" "$folder/srv/pref-restore"
 inside "cd /srv/pref-restore && make run PRESET=smoke"
-# the tests also drive a browser and a database
+# the tests also drive a browser (whose driver needs libatomic) and a database
 inside "apt-get install -qy --no-install-recommends $tests"
 inside "cd /srv/pref-restore && make test"
 echo "clean machine: $suite, $needed: the graph ran; with $tests: all tests passed"

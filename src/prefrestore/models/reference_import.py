@@ -85,12 +85,12 @@ def import_stage_a(source: str, layout: Layout) -> PrefRestorePipeline:
     Raises:
         UserError: it is no such checkpoint, is damaged, or does not have these sizes.
     """
-    folder = Path(source) if Path(source).is_dir() else _fetched(source)
-    settings = _read_settings(folder)
     if layout.config.integrator.text_first:
         raise UserError("pretrain.integrator.text_first: published weights read the text after the image: set false")
     if layout.config.generator.text_modulation:
         raise UserError("pretrain.generator.text_modulation: published weights know text by queries alone: set false")
+    folder = Path(source) if Path(source).is_dir() else _fetched(source)
+    settings = _read_settings(folder)
     vocabulary = Vocabulary(layout.config.integrator.text_vocabulary, layout.tokenizer.config.codebook_size)
     _check_settings(settings, layout.config.integrator, vocabulary, str(folder / "config.json"))
     text_tokenizer = read_text_tokenizer(folder, vocabulary.text_size)
