@@ -141,10 +141,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         return generate(self.integrator, prompt, self.image_tokenizer.num_tokens)
 
     def join(self, queries: Tensor, spatial: Tensor, text: Tensor) -> Condition:
-        """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w] and text states [N, S].
-
-        Gradients flow.
-        """
+        """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w], texts [N, S]; gradients flow."""
         tokens = self.connectors(queries, self.generator.lq_tokens(spatial))
         return Condition(tokens, spatial, self.connectors.text(text))
 
@@ -178,8 +175,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Return what a sampler integrates: the velocity under the acting role and guidance (default: the pipeline's).
 
         Guidance g gives ``v_null + g * (v - v_null)``. Null is what condition dropout trains (reference-method 1.10):
-        tokens and text of zero, while the spatial path stays. Attention over equal tokens is attention over one of
-        them, so one is enough. At guidance 1 null is not computed.
+        tokens and text of zero, the spatial path stays; one such token says what all do. At guidance 1 it is not computed.
         """
         prepared = self.prepare(condition) if isinstance(condition, Condition) else condition
         scale = self.guidance if guidance is None else guidance
@@ -303,9 +299,8 @@ class PrefRestorePipeline(DiffusionPipeline):
             if place.is_dir():
                 rehearse(cls(**skeletons(place, cls.parts())))
             pipeline = super().from_pretrained(str(folder), **{**WHOLE, **options, "use_safetensors": True})
-            check_settings(
-                str(folder), pipeline.config.sampler_steps, pipeline.config.guidance, pipeline.text_tokenizer
-            )
+            config = pipeline.config
+            check_settings(str(folder), config.sampler_steps, config.guidance, pipeline.text_tokenizer)
             rehearse_text(pipeline)
         except UserError:
             raise
