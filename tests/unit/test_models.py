@@ -166,9 +166,8 @@ def test_text_modulation_starts_at_zero() -> None:
     generator = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64, text_size=6)
     x_t, tokens, sigma = torch.randn(2, 8, 8, 8), torch.randn(2, 5, 64), torch.tensor([0.3, 0.9])
     assert torch.equal(generator(x_t, sigma, tokens, x_t, torch.randn(2, 6)), generator(x_t, sigma, tokens, x_t))
+    torch.manual_seed(4)
     plain = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64)
-    weights = generator.transformer.state_dict()
-    plain.transformer.load_state_dict({name: value for name, value in weights.items() if ".text." not in name})
     assert torch.equal(plain(x_t, sigma, tokens, x_t), generator(x_t, sigma, tokens, x_t))
 
 

@@ -55,6 +55,14 @@ class TextModulation(AdaLayerNormSingle):
         return modulation + self.text(guidance.to(modulation.dtype)) * given, embedded
 
 
+def _with_text(plain: AdaLayerNormSingle, size: int, text_size: int) -> TextModulation:
+    """Return a modulation by noise level that knows text too; all other weights are what they are without it."""
+    with torch.random.fork_rng(devices=[]):
+        told = TextModulation(size, text_size)
+    told.load_state_dict(plain.state_dict(), strict=False)
+    return told
+
+
 class Generator(ModelMixin, ConfigMixin):
     """Predicts the velocity of ``x_t`` from its noise level, condition tokens and the LQ latent.
 
@@ -98,7 +106,7 @@ class Generator(ModelMixin, ConfigMixin):
         )
         cross_attention.install(self.transformer)
         if text_size:
-            self.transformer.time_embed = TextModulation(heads * head_dim, text_size)
+            self.transformer.time_embed = _with_text(self.transformer.time_embed, heads * head_dim, text_size)
         if spatial_path:
             with torch.no_grad():
                 self.transformer.patch_embed.proj.weight[:, latent_channels:].zero_()
