@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
 import time
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import gradio as gr
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,7 +21,7 @@ from PIL import Image
 from skimage import data
 
 from prefrestore.commands import restore as restore_command
-from prefrestore.serving.site import MAX_UPLOAD, sweep
+from prefrestore.serving.site import MAX_UPLOAD, private_folder, sweep
 from support.restorers import small_model
 from support.studio import small_candidates, studio
 
@@ -216,6 +218,14 @@ def test_bad_options_are_one_line(program: Any, tmp_path: Path, options: list[st
     assert found.returncode == 2
     assert reason in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_no_table_of_past_presses_is_made_after_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with private_folder(), gr.Blocks() as page:
+        page.queue()
+    assert page._queue.ANALYTICS_MAX_EVENTS == 1
 
 
 def test_files_of_pages_that_were_never_closed_are_swept_away(tmp_path: Path) -> None:

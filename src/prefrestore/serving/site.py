@@ -57,6 +57,8 @@ def private_folder() -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory(prefix="prefrestore-studio-", ignore_cleanup_errors=True) as name:
         os.environ["GRADIO_TEMP_DIR"] = name
+        # of the last ten thousand presses Gradio makes a table after each press: most of the time a press takes
+        os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
         signal.signal(signal.SIGTERM, stop)
         threading.Thread(target=_sweep_for_ever, args=(Path(name),), name="sweep", daemon=True).start()
         yield Path(name)
