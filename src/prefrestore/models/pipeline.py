@@ -175,7 +175,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Return what a sampler integrates: the velocity under the acting role and guidance (default: the pipeline's).
 
         Guidance g gives ``v_null + g * (v - v_null)``. Null is what condition dropout trains (reference-method 1.10):
-        tokens and text of zero, the spatial path stays; one such token says what all do. At guidance 1 it is not computed.
+        tokens and text of zero, the spatial path stays; one such token says what all do. At guidance 1 it is left out.
         """
         prepared = self.prepare(condition) if isinstance(condition, Condition) else condition
         scale = self.guidance if guidance is None else guidance
