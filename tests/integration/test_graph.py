@@ -212,7 +212,7 @@ def _kill_in_training(command: Sequence[str], folder: Path, checkpoints: Path) -
 
 LONGER = {
     "pretrain": {"step1": {"steps": 300}, "step2": {"steps": 400}, "accumulation": 2},
-    "align": {"epochs": 40},
+    "align": {"epochs": 60, "guard": {"patience": 60}},  # the guard must not end it first
 }
 
 

@@ -21,6 +21,10 @@ class IngestConfig(Section):
         description="captioned portraits of our own drawing added to another source's training faces, so that text "
         "keeps its meaning where photographs have no captions"
     )
+    views: Positive = Field(
+        description="views of each face of an image to train on, counted as faces: the FFHQ crop itself, and crops a "
+        "little turned, moved, scaled and in other light (1: the crop alone)"
+    )
     aligned: bool = Field(description="images are FFHQ-aligned faces already: do not detect and align again")
     split: Literal["folder", "identity", "hash"] = Field(
         description="folder: subfolders train/ and val/ (by hash where there are none); identity: by person"

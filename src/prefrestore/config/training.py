@@ -121,6 +121,9 @@ class PretrainConfig(Section):
     weights: str | None = Field(
         description="Stage-A folder of the published layout, or hub id, to start from; null: random weights"
     )
+    start: str | None = Field(
+        description="folder of a base trained before, of the same sizes, codec and image tokenizer, to go on from"
+    )
     integrator: IntegratorConfig
     generator: GeneratorConfig
     step1: StepConfig
@@ -146,6 +149,12 @@ class PretrainConfig(Section):
     guidance: Weight = Field(description="default classifier-free guidance; 1: the condition alone, at half the cost")
     checkpoint_every: Positive = Field(description="steps between checkpoints")
     seed: Count
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.weights and self.start:
+            raise ValueError("weights and start: both say what to begin with: set one of them to null")
+        return self
 
     @model_validator(mode="after")
     def _null_is_trained(self) -> Self:

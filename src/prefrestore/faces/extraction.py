@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +16,8 @@ from prefrestore.data.images import UnreadableError, decode, encode_png, read_fi
 from prefrestore.data.tables import Face, Rejection, Split
 from prefrestore.faces.alignment import crop, crop_matrix, ffhq_square, frame, is_aligned, transform
 from prefrestore.faces.detection import find_faces, find_landmarks
+from prefrestore.faces.views import retoned, shaken
+from prefrestore.runtime.seeding import rng
 
 HASH_SIDE = 16
 MIN_SCALE = 0.5  # a face may be enlarged at most twice
@@ -31,6 +33,7 @@ class Extraction:
     eval_share: float
     licence: str
     seed: int
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Found:
-    """A face in an image: the crop's corners, landmarks and box, all in pixels of the image; None where unknown."""
+    """A face in an image and its sides: the crop's corners, landmarks and box, in its pixels; None where unknown."""
 
     square: np.ndarray
     landmarks: np.ndarray | None
     box: np.ndarray | None
+    width: int
+    height: int
 
 
 def extract(candidate: Candidate, how: Extraction) -> Extracted:
@@ -66,9 +71,10 @@ def extract(candidate: Candidate, how: Extraction) -> Extracted:
     return Extracted(
         candidate.split,
         tuple(
-            _face(candidate, _numbered(candidate.id, number, "-face"), image, face, split, how)
+            view
             for number, face in enumerate(found)
             if not small[number]
+            for view in _views(candidate, _numbered(candidate.id, number, "-face"), image, face, split, how)
         ),
         tuple(
             Rejection(_numbered(candidate.name, number, "#"), "face too small")
@@ -94,30 +100,43 @@ def _split_key(candidate: Candidate, data: bytes, how: Extraction) -> str:
 
 
 def _find(image: np.ndarray, how: Extraction) -> Iterator[Found]:
-    whole = frame(*image.shape[:2])
+    height, width = image.shape[:2]
+    whole = frame(height, width)
     boxes = find_faces(image)
     if how.aligned:
         box = boxes[0] if boxes else None
-        yield Found(whole, None if box is None else find_landmarks(image, box), box)
+        yield Found(whole, None if box is None else find_landmarks(image, box), box, width, height)
         return
     for box in boxes:
         landmarks = find_landmarks(image, box)
         square = ffhq_square(landmarks)
-        yield Found(whole if is_aligned(square, *image.shape[:2]) else square, landmarks, box)
+        yield Found(whole if is_aligned(square, height, width) else square, landmarks, box, width, height)
 
 
-def _face(candidate: Candidate, face_id: str, image: np.ndarray, found: Found, split: Split, how: Extraction) -> Face:
+def _views(
+    candidate: Candidate, face_id: str, image: np.ndarray, found: Found, split: Split, how: Extraction
+) -> Iterator[Face]:
+    """Yield a face as it is and, of one to train on, further views: cut a little otherwise, in other light."""
+    yield _face(candidate, face_id, crop(image, found.square, how.image_size), found, split, how)
+    for number in range(1, how.views if split == "train" else 1):
+        random = rng(how.seed, "view", face_id, number)
+        view = replace(found, square=shaken(found.square, random))
+        pixels = retoned(crop(image, view.square, how.image_size), random)
+        yield _face(candidate, _numbered(face_id, number, "-view"), pixels, view, split, how)
+
+
+def _face(candidate: Candidate, face_id: str, pixels: np.ndarray, found: Found, split: Split, how: Extraction) -> Face:
     matrix = crop_matrix(found.square, how.image_size)
     landmarks = None if found.landmarks is None else transform(matrix, found.landmarks)
     return describe(
-        crop(image, found.square, how.image_size),
+        pixels,
         landmarks,
         None if found.box is None else _box(transform(matrix, found.box.reshape(2, 2))),
         {
             "id": face_id,
             "split": split,
-            "width": image.shape[1],
-            "height": image.shape[0],
+            "width": found.width,
+            "height": found.height,
             "caption": candidate.caption,
             "licence": candidate.licence or how.licence,
             "identity": candidate.identity if how.split == "identity" else "",

@@ -99,7 +99,15 @@ class Intake:
 
 def extraction(config: IngestConfig) -> Extraction:
     """Return how a source's candidates become faces."""
-    return Extraction(config.image_size, config.aligned, config.split, config.eval_share, config.licence, config.seed)
+    return Extraction(
+        config.image_size,
+        config.aligned,
+        config.split,
+        config.eval_share,
+        config.licence,
+        config.seed,
+        config.views,
+    )
 
 
 def portrait_items(num_train: int, num_eval: int) -> Iterator[tuple[int, Split]]:

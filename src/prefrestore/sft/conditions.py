@@ -58,16 +58,17 @@ def flatten_pairs(pipeline: PrefRestorePipeline, pairs: PairSet, caption_share: 
     return TrainingPairs(
         lq=lq,
         captions=captions,
-        latents=_apply(pipeline.encode, hq, pipeline.codec),
-        hq_ids=_apply(pipeline.image_tokenizer.ids, hq, pipeline.image_tokenizer),
-        lq_ids=_apply(pipeline.image_tokenizer.ids, lq, pipeline.image_tokenizer),
+        latents=_apply("latents", pipeline.encode, hq, pipeline.codec),
+        hq_ids=_apply("HQ codes", pipeline.image_tokenizer.ids, hq, pipeline.image_tokenizer),
+        lq_ids=_apply("LQ codes", pipeline.image_tokenizer.ids, lq, pipeline.image_tokenizer),
     )
 
 
-def _apply(function: Callable[[Tensor], Tensor], images: np.ndarray, network: nn.Module) -> Tensor:
+def _apply(name: str, function: Callable[[Tensor], Tensor], images: np.ndarray, network: nn.Module) -> Tensor:
     """Return what a function of images says of all images [M, H, W, 3], batch by batch; kept in main memory."""
     where = device_of(network)
-    return torch.cat([function(to_tensor(images[rows]).to(where)).cpu() for rows in _batches(len(images))])
+    batches = track(_batches(len(images)), name, total=-(-len(images) // BATCH), unit="batch")
+    return torch.cat([function(to_tensor(images[rows]).to(where)).cpu() for rows in batches])
 
 
 def _caption(pairs: PairSet, face: int, variant: int) -> str:

@@ -35,6 +35,7 @@ from prefrestore.sft.conditions import (
     generated,
 )
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states, queries_of
+from prefrestore.sft.warm_start import take_over
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Pretrained:
 def build_pipeline(
     config: PretrainConfig, codec: AutoencoderDC, tokenizer: ImageTokenizer, pairs: PairSet
 ) -> PrefRestorePipeline:
-    """Return the restorer around a trained codec and image tokenizer: untrained, or with published weights."""
+    """Return the restorer around a trained codec and image tokenizer: untrained, or with given weights."""
     if config.weights:
         return import_stage_a(config.weights, Layout(config, codec, tokenizer, pairs.image_size))
     torch.manual_seed(derive(config.seed, "pretrain"))
@@ -74,6 +75,8 @@ def build_pipeline(
         guidance=config.guidance,
     )
     pipeline.set_progress_bar_config(disable=True)
+    if config.start:
+        take_over(pipeline, config.start)
     return pipeline
 
 
