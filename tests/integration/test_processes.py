@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
 QUIET = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
 TOLERANCE = 1e-6
 """Largest difference of any weight; sums of two numbers do not depend on their order, so it is 0 where we looked."""
+
+CUT_TOLERANCE = 5e-5
+"""The same where weights are cut: the gradient's norm is summed in another order."""
 
 
 def checkpoints(folder: Path, output: str) -> Path:
@@ -71,18 +75,41 @@ def one(workspace: tuple[Path, dict]) -> dict[str, torch.Tensor]:
     return weights(folder / "one")
 
 
+def far(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference of any weight."""
+    assert one.keys() == other.keys()
+    return max((value - other[name]).abs().max().item() for name, value in one.items())
+
+
 def test_two_processes_equal_one_with_doubled_accumulation(
     workspace: tuple[Path, dict], one: dict[str, torch.Tensor]
 ) -> None:
     folder, section = workspace
     ports = ("--pairs=pairs", "--codec=codec")
     log = run(folder, (*LAUNCH, *QUIET), "pretrain", section | {"accumulation": 1}, *ports, "--base=two")
-    two = weights(folder / "two")
-    assert one.keys() == two.keys()
-    assert max((value - two[name]).abs().max().item() for name, value in one.items()) <= TOLERANCE
+    assert far(one, weights(folder / "two")) <= TOLERANCE
     assert log.count("pretrain step 2: 5/5 step") == 1
     assert (folder / "two.run.json").is_file()
     assert not list(folder.glob(".*.tmp"))
+
+
+def test_weights_cut_over_two_processes_equal_replicated_ones_also_when_resumed(
+    workspace: tuple[Path, dict], one: dict[str, torch.Tensor]
+) -> None:
+    folder, section = workspace
+    ports, sharded = ("--pairs=pairs", "--codec=codec"), section | {"accumulation": 1, "sharded": True}
+    run(folder, (*LAUNCH, *QUIET), "pretrain", sharded, *ports, "--base=cut")
+    assert far(one, weights(folder / "cut")) <= CUT_TOLERANCE
+
+    # a run that ended after its last checkpoint but one
+    steps = sorted((checkpoints(folder, "=cut") / "pretrain-step2").rglob("step-*"))
+    assert [step.name for step in steps] == ["step-00000004", "step-00000005"]
+    shutil.copytree(checkpoints(folder, "=cut"), checkpoints(folder, "=resumed"))
+    for step in checkpoints(folder, "=resumed").rglob("step-00000005"):
+        shutil.rmtree(step)
+    log = run(folder, (*LAUNCH, *QUIET), "pretrain", sharded, *ports, "--base=resumed")
+    assert "resumes at" in log
+    assert artifacts.digest(folder / "resumed") == artifacts.digest(folder / "cut")
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,9 @@ class PretrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(description="of the computation; weights stay float32")
     accumulation: Positive = Field(description="parts that each process works on one after another: less memory")
     gradient_checkpointing: bool = Field(description="compute activations again in the backward pass: less memory")
+    sharded: bool = Field(
+        description="several processes each keep a part of weights, gradients and optimizer (FSDP): less memory"
+    )
     sampler_steps: Positive = Field(description="default number of sampling steps of the pipeline")
     guidance: Weight = Field(description="default classifier-free guidance; 1: the condition alone, at half the cost")
     checkpoint_every: Positive = Field(description="steps between checkpoints")

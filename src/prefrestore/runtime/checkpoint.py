@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from prefrestore import artifacts
 from prefrestore.config import Section
+from prefrestore.runtime.sharding import cut_like
 
 ROOT_VARIABLE = "PREFRESTORE_CHECKPOINTS"
 KEPT_CHECKPOINTS = 2
@@ -106,11 +107,12 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, t
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], prefix: str) -> None:
     """Load what :func:`pack_optimizer` gave; hyper-parameters stay those of ``optimizer``."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(f"{prefix}."):
             index, key = name.removeprefix(f"{prefix}.").split(".", 1)
-            states.setdefault(int(index), {})[key] = value
+            states.setdefault(int(index), {})[key] = cut_like(value, parameters[int(index)])
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -29,6 +29,7 @@ from prefrestore.runtime.distributed import Part, is_writer
 from prefrestore.runtime.ema import Ema
 from prefrestore.runtime.progress import track
 from prefrestore.runtime.seeding import be_deterministic
+from prefrestore.runtime.sharding import cut_like, shard, whole
 
 History = list[dict[str, float]]
 StepLoss = Callable[[int, Part], dict[str, Tensor]]
@@ -52,6 +53,8 @@ class FitSettings:
         clip: largest norm of the gradient.
         accumulation: parts of each process's share of a batch, worked on one after another: less memory.
         bfloat16: compute in bfloat16; weights, gradients, optimizer and average stay float32.
+        sharded: classes of modules whose weights are cut over the processes (FSDP), and the rest's as well; they stay
+            cut afterwards. None: every process holds all weights (DDP).
     """
 
     steps: int
@@ -62,6 +65,7 @@ class FitSettings:
     clip: float = 1.0
     accumulation: int = 1
     bfloat16: bool = False
+    sharded: tuple[type[nn.Module], ...] = ()
 
 
 def learning_rate(settings: FitSettings, step: int) -> float:
@@ -147,7 +151,7 @@ def fit(
     """
     be_deterministic()
     crew = accelerator()
-    model = crew.prepare_model(_Step(modules, step_loss, settings))
+    model = _over_processes(crew, _Step(modules, step_loss, settings), settings.sharded)
     parameters = trainable_parameters(modules)
     optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     ema = Ema(parameters, settings.ema_decay) if settings.ema_decay else None
@@ -164,11 +168,20 @@ def fit(
         if ema:
             ema.update(parameters)
         curve.add(step, values)
-        if is_writer() and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps):
-            checkpoints.save(_pack(step + 1, parameters, optimizer, ema, curve))
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            packed = _pack(step + 1, parameters, optimizer, ema, curve)
+            if is_writer():
+                checkpoints.save(packed)
     if ema:
         ema.copy_to(parameters)
     return curve.rows
+
+
+def _over_processes(crew: Accelerator, model: nn.Module, sharded: tuple[type[nn.Module], ...]) -> nn.Module:
+    """Return a model whose gradients are means over all processes: replicated or, if there are several, cut."""
+    if sharded and crew.num_processes > 1:
+        return shard(model, sharded, crew.device)
+    return crew.prepare_model(model)
 
 
 def _backward(crew: Accelerator, model: nn.Module, step: int, accumulation: int) -> dict[str, float]:
@@ -190,7 +203,7 @@ def _pack(
     tensors = {**prefixed(parameters, "weights"), **pack_optimizer(optimizer, "optimizer")}
     if ema:
         tensors |= prefixed(ema.shadow, "ema")
-    return Checkpoint(step, tensors, {"curve": curve.state()})
+    return Checkpoint(step, {name: whole(value) for name, value in tensors.items()}, {"curve": curve.state()})
 
 
 def _resume(
@@ -205,9 +218,9 @@ def _resume(
         return 0, _Curve(settings.steps, None)
     with torch.no_grad():
         for key, value in select(latest.tensors, "weights").items():
-            parameters[key].copy_(value)
+            parameters[key].copy_(cut_like(value, parameters[key]))
     unpack_optimizer(optimizer, latest.tensors, "optimizer")
     if ema:
         ema.updates = latest.step
-        ema.shadow = select(latest.tensors, "ema")
+        ema.shadow = {key: cut_like(value, parameters[key]) for key, value in select(latest.tensors, "ema").items()}
     return latest.step, _Curve(settings.steps, latest.state["curve"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
 from torch import Tensor, nn
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from prefrestore.config import PretrainConfig, StepConfig
 from prefrestore.data.pairs import PairSet, to_tensor
@@ -25,6 +30,7 @@ from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.crew import accelerator
 from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng, torch_generator
+from prefrestore.runtime.sharding import copy_whole
 from prefrestore.runtime.training import FitSettings, History, device_of, fit
 from prefrestore.sft.conditions import (
     TrainingPairs,
@@ -87,15 +93,36 @@ def pretrain(
     pipeline.to(accelerator().device)
     _checkpoint_gradients(pipeline, config.gradient_checkpointing)
     data = flatten_pairs(pipeline, pairs, config.caption_share, config.seed)
-    first = train_step1(config, pipeline, data, step1)
+    with _cut(pipeline, config.sharded) as worked_on:
+        first = train_step1(config, worked_on, data, step1)
     pipeline.integrator.eval()  # decoding keeps a cache, which gradient checkpointing forbids
     decoded, accuracy = generated(pipeline, data)
     pipeline.connectors.measure_text(decoded.text)
-    second = train_step2(config, pipeline, data, decoded, step2)
+    with _cut(pipeline, config.sharded) as worked_on:
+        second = train_step2(config, worked_on, data, decoded, step2)
     for module in _networks(pipeline).values():
         module.eval().requires_grad_(False)
     _checkpoint_gradients(pipeline, False)
     return Pretrained(pipeline, first, second, accuracy)
+
+
+@contextmanager
+def _cut(pipeline: PrefRestorePipeline, sharded: bool) -> Iterator[PrefRestorePipeline]:
+    """Give what a step may cut over the processes: a copy, whose weights come back at the end.
+
+    Modules that were cut cannot be made whole again. Meanwhile the pipeline itself waits in main memory.
+    """
+    if not sharded or accelerator().num_processes == 1:
+        yield pipeline
+        return
+    device = pipeline.device
+    pipeline.to("cpu")
+    copy = deepcopy(pipeline)
+    for frozen in (copy.codec, copy.image_tokenizer):
+        frozen.to(device)
+    yield copy
+    copy_whole(_networks(copy), _networks(pipeline))
+    pipeline.to(device)
 
 
 def _checkpoint_gradients(pipeline: PrefRestorePipeline, on: bool) -> None:
@@ -262,6 +289,10 @@ _ZERO_STARTED = (
 """Our additions to the published model, trained in step 2 whatever the mode (a frozen zero would stay zero)."""
 
 
+_BLOCKS = (SanaTransformerBlock, Qwen3DecoderLayer)
+"""What ``sharded`` gathers piece by piece."""
+
+
 def _freeze_all_but(pipeline: PrefRestorePipeline, prefixes: tuple[str, ...]) -> None:
     if prefixes is _STEP2["paper"]:
         prefixes += _ZERO_STARTED
@@ -283,4 +314,5 @@ def _fit_settings(config: PretrainConfig, step: StepConfig, ema: float) -> FitSe
         ema_decay=ema,
         accumulation=config.accumulation,
         bfloat16=config.precision == "bfloat16",
+        sharded=_BLOCKS if config.sharded else (),
     )
