@@ -103,6 +103,35 @@ def test_fifty_annotators(candidates: Path, tmp_path: Path, tell: Tell) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+async def _press_and_leave(url: str, presses: int) -> None:
+    async with httpx.AsyncClient(base_url=url, **CLIENT) as client:  # type: ignore[arg-type]
+        known = await voters.actions(client)
+
+        async def press(number: int) -> None:
+            body = {"data": ["nobody"], "fn_index": known.enter, "session_hash": f"gone{number}", "event_data": None}
+            while (await client.post(f"{voters.API}/queue/join", json=body)).status_code == 503:
+                await asyncio.sleep(0.2)
+
+        for first in range(0, presses, USERS):
+            await asyncio.gather(*(press(number) for number in range(first, first + USERS)))
+        voter = Voter(client, known, f"reader{presses}")
+        await voter.enter()
+        await voter.vote(CHOICES[0])
+        assert voter.done == 1
+
+
+def test_who_presses_and_goes_away_fills_no_memory(candidates: Path, tmp_path: Path, tell: Tell) -> None:
+    presses = scaled(600, 20_000)
+    with voters.studio("--candidates", candidates, "--votes", tmp_path / "votes", log=tmp_path / "log") as studio:
+        awaited(_press_and_leave(studio.url, presses // 2))
+        middle = memory_mib(studio.process.pid)
+        awaited(_press_and_leave(studio.url, presses))
+        end = memory_mib(studio.process.pid)
+    tell(f"unread: {presses * 3 // 2} presses whose answers nobody read, memory {middle:.0f} MiB, {end:.0f} at the end")
+    assert end - middle < MORE_MIB / 3
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 @dataclass
 class Asked:
     """What the predictor answered."""

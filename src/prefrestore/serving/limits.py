@@ -76,9 +76,13 @@ class Presses:
     One with half a surrogate pair in it would be kept by the framework, and break what it does with later ones.
     """
 
-    def __init__(self, app: App, path: str, inputs: Mapping[int, int]) -> None:
-        """Wrap ``app``; ``inputs`` gives the number of inputs of each button, ``path`` is where presses are sent."""
-        self._app, self._path, self._inputs = app, path, inputs
+    def __init__(self, app: App, path: str, inputs: Mapping[int, int], before: Callable[[], None]) -> None:
+        """Wrap ``app``.
+
+        ``inputs`` gives the number of inputs of each button, ``path`` is where presses are sent, ``before`` is called
+        before each goes on.
+        """
+        self._app, self._path, self._inputs, self._before = app, path, inputs, before
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; its body comes in one piece (:class:`BodyLimit`)."""
@@ -87,6 +91,7 @@ class Presses:
             return
         body = (await receive()).get("body", b"")
         if self._is_press(body):
+            self._before()
             await self._app(scope, _replaying(body, receive), send)
         else:
             await _RefusedError(400, "this is no press of a button").answer(scope, receive, send)

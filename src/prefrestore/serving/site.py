@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.queueing import Queue
 from gradio.route_utils import API_PREFIX
 from starlette.middleware import Middleware
 
@@ -32,6 +34,8 @@ CLOSED = (
 """Of gradio's API: nothing is recorded, streamed, fetched from elsewhere or called but by the pages here."""
 MAX_SESSIONS = 64
 """Whose photographs are held in memory; the oldest goes first."""
+MAX_UNREAD = 1024
+"""Messages to pages that wait to be read; a page that is open reads each at once."""
 KEEP_SECONDS = 1800.0
 """After which a file of a page that was never closed is deleted."""
 
@@ -81,6 +85,22 @@ def sweep(folder: Path, seconds: float) -> None:
             continue  # a page deleted it first
 
 
+def drop_unread(queue: Queue, most: int = MAX_UNREAD) -> None:
+    """Forget what pages asked for and never read, of the longest known first, until no more than ``most`` wait.
+
+    Gradio keeps it for as long as the server runs: who presses and goes away would fill its memory.
+    """
+    unread = {name: waiting for name, waiting in queue.pending_messages_per_session.items() if waiting.qsize()}
+    surplus = sum(waiting.qsize() for waiting in unread.values()) - most
+    for name, waiting in unread.items():
+        if surplus <= 0:
+            break
+        surplus -= waiting.qsize()
+        while not waiting.empty():
+            waiting.get_nowait()
+        queue.pending_event_ids_session.pop(name, None)
+
+
 def serve(page: gr.Blocks, place: Place, *, photographs: bool) -> str:
     """Serve the pages from threads of this process and return their address.
 
@@ -100,7 +120,7 @@ def serve(page: gr.Blocks, place: Place, *, photographs: bool) -> str:
     layers = [
         Middleware(Closed, prefixes=closed),
         Middleware(BodyLimit, limit=limit),
-        Middleware(Presses, path=f"{API_PREFIX}/queue/join", inputs=inputs),
+        Middleware(Presses, path=f"{API_PREFIX}/queue/join", inputs=inputs, before=partial(drop_unread, page._queue)),
         Middleware(Answering),
     ]
     try:
