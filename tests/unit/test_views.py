@@ -11,6 +11,7 @@ import pytest
 from prefrestore.config import IngestConfig
 from prefrestore.configfile import load_section
 from prefrestore.data.images import decode_png
+from prefrestore.data.pairs import portraits_of
 from prefrestore.data.portraits import render
 from prefrestore.data.tables import Face
 from prefrestore.faces.alignment import frame
@@ -87,3 +88,7 @@ def test_other_light_keeps_black_white_and_the_order_of_levels() -> None:
         assert (np.diff(other, axis=0) >= 0).all()
         changes.append(np.abs(other - ramp[0]).max())
     assert np.median(changes) > 5
+
+
+def test_views_are_told_from_portraits_by_their_names() -> None:
+    assert portraits_of(["a", "a-view1", "a-view12", "b-view1", "c-viewpoint"]) == [0, 3, 4]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_LANDMARKS = 68
+VIEW = "-view"
+"""Between a face's id and the number of a further view of it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,17 @@ class PairSet:
     def image_size(self) -> int:
         """Side of the images, pixels."""
         return int(self.hq.shape[1])
+
+
+def portraits_of(ids: Sequence[str]) -> list[int]:
+    """Return the rows of faces that are no further view of another one (``ingest.views``)."""
+    known = set(ids)
+
+    def is_view(face_id: str) -> bool:
+        portrait, mark, number = face_id.rpartition(VIEW)
+        return bool(mark) and number.isdigit() and portrait in known
+
+    return [row for row, face_id in enumerate(ids) if not is_view(face_id)]
 
 
 def load_faces(folder: Path, split: Split) -> FaceSet:

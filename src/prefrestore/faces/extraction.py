@@ -13,6 +13,7 @@ from PIL import Image
 
 from prefrestore.data.candidates import Candidate, split_by_hash
 from prefrestore.data.images import UnreadableError, decode, encode_png, read_file, sharpness
+from prefrestore.data.pairs import VIEW
 from prefrestore.data.tables import Face, Rejection, Split
 from prefrestore.faces.alignment import crop, crop_matrix, ffhq_square, frame, is_aligned, transform
 from prefrestore.faces.detection import find_faces, find_landmarks
@@ -122,7 +123,7 @@ def _views(
         random = rng(how.seed, "view", face_id, number)
         view = replace(found, square=shaken(found.square, random))
         pixels = retoned(crop(image, view.square, how.image_size), random)
-        yield _face(candidate, _numbered(face_id, number, "-view"), pixels, view, split, how)
+        yield _face(candidate, _numbered(face_id, number, VIEW), pixels, view, split, how)
 
 
 def _face(candidate: Candidate, face_id: str, pixels: np.ndarray, found: Found, split: Split, how: Extraction) -> Face:

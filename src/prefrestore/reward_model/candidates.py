@@ -14,7 +14,7 @@ import torch
 
 from prefrestore.config import SampleCandidatesConfig
 from prefrestore.data.images import encode_png
-from prefrestore.data.pairs import PairSet, to_tensor, to_uint8
+from prefrestore.data.pairs import PairSet, portraits_of, to_tensor, to_uint8
 from prefrestore.data.preferences import CANDIDATES, INPUTS
 from prefrestore.errors import UserError
 from prefrestore.models.pipeline import PrefRestorePipeline
@@ -64,16 +64,17 @@ class Task:
 
 
 def choose_tasks(pairs: PairSet, config: SampleCandidatesConfig) -> list[Task]:
-    """Choose faces at random and one variant of each, in the order of the faces' ids.
+    """Choose portraits at random and one variant of each, in the order of the faces' ids.
 
     Raises:
         UserError: fewer training faces than asked for.
     """
-    if config.num_faces > len(pairs.ids):
+    portraits = portraits_of(pairs.ids)
+    if config.num_faces > len(portraits):
         raise UserError(
-            f"sample_candidates: num_faces: {config.num_faces} of {len(pairs.ids)} training faces: take fewer"
+            f"sample_candidates: num_faces: {config.num_faces} of {len(portraits)} training faces: take fewer"
         )
-    rows = sorted(seeding.rng(config.seed, "faces").permutation(len(pairs.ids))[: config.num_faces].tolist())
+    rows = sorted(seeding.rng(config.seed, "faces").permutation(portraits)[: config.num_faces].tolist())
     variants = pairs.lq.shape[1]
     return [Task(row, seeding.derive(config.seed, "variant", pairs.ids[row]) % variants) for row in rows]
 

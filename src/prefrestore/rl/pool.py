@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from prefrestore.data.pairs import PairSet, to_tensor
+from prefrestore.data.pairs import PairSet, portraits_of, to_tensor
 from prefrestore.errors import UserError
 from prefrestore.models.condition import Condition
 from prefrestore.models.pipeline import PrefRestorePipeline
@@ -24,7 +24,7 @@ def draw_pools(pairs: PairSet, pool: int, held_out: int, caption_share: float, s
     Raises:
         UserError: there are not more faces than are to be held out.
     """
-    faces = rng("pool", seed).permutation(len(pairs.ids))
+    faces = rng("pool", seed).permutation(portraits_of(pairs.ids))  # no view of a face that is held out
     if held_out >= len(faces):
         raise UserError(
             f"align: guard.faces is {held_out}, but the training split has {len(faces)} faces: hold out fewer"
