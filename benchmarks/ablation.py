@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import plainly
 import torch
 from diffusers import AutoencoderDC
 
@@ -190,4 +191,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plainly.run(main)

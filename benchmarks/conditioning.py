@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import plainly
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -267,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plainly.run(main)

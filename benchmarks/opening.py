@@ -6,12 +6,12 @@ The photograph is scikit-image's portrait of Eileen Collins (NASA, public domain
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import plainly
 import torch
 from skimage import data
 
@@ -78,7 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"opening: {error}")
+    plainly.run(main)

@@ -18,9 +18,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import plainly
+
 from components.contract import stage_command
 from components.preflight import OPTIONS, configuration
 from prefrestore import artifacts
+from prefrestore.errors import UserError
 from prefrestore.stage import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +107,8 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny", help="the preset of that graph")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
+    if not (options.project / "artifacts" / "base").is_dir():
+        raise UserError(f"{options.project / 'artifacts'}: holds no finished graph: run `make run` first")
     os.chdir(options.project)
     rows = measure(options.project.resolve(), options.preset, options.turns)
     print(f"{'stage':20} {'step s':>8} {'bare s':>8} {'more s':>8} {'ratio':>6}")
@@ -118,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plainly.run(main)

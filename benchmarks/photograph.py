@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import plainly
 import torch
 from side_by_side import random_restorer
 from skimage import data
@@ -28,7 +29,6 @@ from prefrestore.data.images import encode_png
 from prefrestore.data.pairs import PairSet, to_tensor
 from prefrestore.data.photographs import Photograph
 from prefrestore.data.recipes import recipe_named
-from prefrestore.errors import UserError
 from prefrestore.evaluation.metrics import high_band_energy, psnr, sharpness
 from prefrestore.evaluation.outside import Freezing, frozen_pairs
 from prefrestore.evaluation.restorer import Drawing, draw_samples
@@ -232,7 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"photograph: {error}")
+    plainly.run(main)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import plainly
 import reference_schedule as reference
 import torch
 from side_by_side import Cost, compare, flops_of, parser_of, random_restorer, table, total
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plainly.run(main)

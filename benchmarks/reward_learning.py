@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plainly
 import torch
 from markupsafe import Markup
 
@@ -146,4 +147,4 @@ def _judges(judges: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    plainly.run(main)
