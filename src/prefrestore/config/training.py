@@ -128,6 +128,10 @@ class PretrainConfig(Section):
     generator: GeneratorConfig
     step1: StepConfig
     step2: StepConfig
+    lq_corrector: Count = Field(
+        description="width of a U-Net that corrects the LQ image before the codec's encoder sees it, a multiple of 8; "
+        "0: none, the encoder itself is trained on LQ images (published)"
+    )
     trainable: Literal["all", "paper"] = Field(
         description="all: a generator from scratch, trained whole; paper: what the paper trains of a pretrained one"
     )
@@ -157,6 +161,14 @@ class PretrainConfig(Section):
     def _one_beginning(self) -> Self:
         if self.weights and self.start:
             raise ValueError("weights and start: both say what to begin with: set one of them to null")
+        return self
+
+    @model_validator(mode="after")
+    def _correctors_fit(self) -> Self:
+        if self.lq_corrector % 8:
+            raise ValueError(f"lq_corrector {self.lq_corrector}: give a multiple of 8 (its channels go in 8 groups)")
+        if self.weights and self.lq_corrector:
+            raise ValueError("lq_corrector: published weights have none: set it to 0, or weights to null")
         return self
 
     @model_validator(mode="after")

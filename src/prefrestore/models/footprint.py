@@ -74,7 +74,7 @@ def build_networks(config: Config) -> Networks:
         query_size = pretrain.integrator.hidden_size
         return Networks(
             codec=codec,
-            lq_encoder=LqEncoder.from_codec(codec),
+            lq_encoder=LqEncoder.from_codec(codec, pretrain.lq_corrector),
             image_tokenizer=tokenizer.to("meta"),
             integrator=build_integrator(pretrain.integrator, vocabulary),
             connectors=empty(lambda: build_connectors(pretrain.generator, query_size, tokenizer.grid, latent_size)).to(

@@ -27,6 +27,11 @@ def pair_batch(pairs: PairSet, batch_size: int, seed: int, step: int) -> tuple[T
     )
 
 
+def regression_loss(error: Tensor) -> Tensor:
+    """Return absolute plus twice squared error of images in [0, 1], a scalar."""
+    return error.abs().mean() + 2 * error.square().mean()
+
+
 def train_baseline(
     config: TrainBaselineConfig, pairs: PairSet, checkpoints: Checkpoints
 ) -> tuple[RegressionUNet, History]:
@@ -38,8 +43,7 @@ def train_baseline(
         rows = part.of(config.batch_size)
         lq, hq = (side[rows].to(device_of(network)) for side in pair_batch(pairs, config.batch_size, config.seed, step))
         error = network(lq) - hq
-        squared = error.square().mean()
-        return {"loss": error.abs().mean() + 2 * squared, "psnr": -10 * squared.detach().log10()}
+        return {"loss": regression_loss(error), "psnr": -10 * error.detach().square().mean().log10()}
 
     settings = FitSettings(config.steps, config.learning_rate, config.checkpoint_every, ema_decay=0.99)
     history = fit("baseline", {"network": network}, step_loss, settings, checkpoints)

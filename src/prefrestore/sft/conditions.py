@@ -28,6 +28,7 @@ class TrainingPairs:
 
     Attributes:
         lq: [M, H, W, 3] uint8.
+        faces: the HQ faces, each M / F rows in a row, [F, H, W, 3] uint8; see :meth:`hq_images`.
         captions: M texts; some left empty on purpose.
         latents: codec latents of HQ, [M, C, h, w].
         hq_ids: code ids of HQ, [M, n].
@@ -35,6 +36,7 @@ class TrainingPairs:
     """
 
     lq: np.ndarray
+    faces: np.ndarray
     captions: tuple[str, ...]
     latents: Tensor
     hq_ids: Tensor
@@ -43,20 +45,24 @@ class TrainingPairs:
     def __len__(self) -> int:
         return len(self.lq)
 
+    def hq_images(self, rows: np.ndarray) -> np.ndarray:
+        """Return the HQ images [B, H, W, 3] uint8 of some rows, mirrored where their LQ images are."""
+        face, variant = np.divmod(rows, len(self) // len(self.faces))
+        return _mirrored(self.faces[face], variant)
+
 
 def flatten_pairs(pipeline: PrefRestorePipeline, pairs: PairSet, caption_share: float, seed: int) -> TrainingPairs:
     """Lay pairs flat, mirror the odd variants, and encode both sides."""
     faces, variants = pairs.lq.shape[:2]
     face, variant = np.divmod(np.arange(faces * variants), variants)
-    mirrored = (variant % 2 == 1)[:, None, None, None]
-    lq, hq = pairs.lq[face, variant], pairs.hq[face]
-    lq, hq = np.where(mirrored, lq[:, :, ::-1], lq), np.where(mirrored, hq[:, :, ::-1], hq)
+    lq, hq = (_mirrored(images, variant) for images in (pairs.lq[face, variant], pairs.hq[face]))
     captions = tuple(
         _caption(pairs, int(f), int(v)) if rng(seed, "caption", pairs.ids[f], int(v)).random() < caption_share else ""
         for f, v in zip(face, variant, strict=True)
     )
     return TrainingPairs(
         lq=lq,
+        faces=pairs.hq,
         captions=captions,
         latents=_apply("latents", pipeline.encode, hq, pipeline.codec),
         hq_ids=_apply("HQ codes", pipeline.image_tokenizer.ids, hq, pipeline.image_tokenizer),
@@ -69,6 +75,11 @@ def _apply(name: str, function: Callable[[Tensor], Tensor], images: np.ndarray, 
     where = device_of(network)
     batches = track(_batches(len(images)), name, total=-(-len(images) // BATCH), unit="batch")
     return torch.cat([function(to_tensor(images[rows]).to(where)).cpu() for rows in batches])
+
+
+def _mirrored(images: np.ndarray, variant: np.ndarray) -> np.ndarray:
+    """Return images [B, H, W, 3], those of odd variants [B] mirrored."""
+    return np.where((variant % 2 == 1)[:, None, None, None], images[:, :, ::-1], images)
 
 
 def _caption(pairs: PairSet, face: int, variant: int) -> str:

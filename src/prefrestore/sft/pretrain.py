@@ -32,6 +32,7 @@ from prefrestore.runtime.distributed import Part
 from prefrestore.runtime.seeding import batch_indices, derive, rng, torch_generator
 from prefrestore.runtime.sharding import copy_whole
 from prefrestore.runtime.training import FitSettings, History, device_of, fit
+from prefrestore.sft.baseline import regression_loss
 from prefrestore.sft.conditions import (
     TrainingPairs,
     corrupt,
@@ -71,7 +72,7 @@ def build_pipeline(
     connectors = build_connectors(config.generator, query_size, tokenizer.grid, latent_size)
     pipeline = PrefRestorePipeline(
         codec=codec.requires_grad_(False),
-        lq_encoder=LqEncoder.from_codec(codec),
+        lq_encoder=LqEncoder.from_codec(codec, config.lq_corrector),
         image_tokenizer=tokenizer.requires_grad_(False),
         text_tokenizer=text_tokenizer,
         integrator=build_integrator(config.integrator, vocabulary),
@@ -173,6 +174,8 @@ def train_step2(
     """Train generator, LQ branch and LQ encoder on what the integrator, now frozen, says of all M samples."""
     settings, seed = config.step2, derive(config.seed, "step 2")
     _freeze_all_but(pipeline, _STEP2[config.trainable])
+    if config.lq_corrector:  # the codec's own encoder reads what the corrector makes of LQ
+        pipeline.lq_encoder.encoder.requires_grad_(False)
 
     def step_loss(step: int, part: Part) -> dict[str, Tensor]:
         own = part.of(settings.batch_size)
@@ -180,17 +183,34 @@ def train_step2(
         where = device_of(pipeline.generator)
         latents = data.latents[rows[own]].to(where)
         seen = _seen_queries(config, pipeline, (data, decoded.queries), rows, step)[own].to(where)
-        spatial = pipeline.lq_encoder(to_tensor(data.lq[rows[own].numpy()]).to(where))
+        spatial, encoder = _lq_latent(pipeline, data, rows[own], latents)
         shown = torch.from_numpy(rng(seed, "shown", step).random(len(rows)) >= config.lq_dropout)[own].to(spatial)
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
         text = decoded.text[rows[own]].to(where)
         condition = _hide_lq(pipeline.join(seen, spatial, text), shown, seen.shape[1])
         flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
-        encoder = (spatial - latents).square().mean()
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
 
     ema = config.ema_decay
     return fit("pretrain step 2", _networks(pipeline), step_loss, _fit_settings(config, settings, ema), checkpoints)
+
+
+def _lq_latent(
+    pipeline: PrefRestorePipeline, data: TrainingPairs, rows: Tensor, latents: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the LQ latent [B, C, h, w] and the LQ encoder's loss: in latents, or in pixels where it has a corrector.
+
+    A corrector learns from pixels alone: no gradient comes back to it through the encoder.
+    """
+    encoder = pipeline.lq_encoder
+    lq = to_tensor(data.lq[rows.numpy()]).to(latents.device)
+    if encoder.corrector is None:
+        spatial = encoder(lq)
+        return spatial, (spatial - latents).square().mean()
+    corrected = encoder.corrected(lq)
+    with torch.no_grad():
+        spatial = encoder.encode(corrected)
+    return spatial, regression_loss(corrected - to_tensor(data.hq_images(rows.numpy())).to(lq))
 
 
 def _lq_codes(

@@ -28,6 +28,8 @@ def take_over(pipeline: PrefRestorePipeline, start: str) -> None:
             key, folder = f"train_codec.{port}", Path(start) / name
             raise UserError(f"pretrain.start: {start} was trained on another {name}: set {key} to {folder}")
     for name in TRAINED:
+        if name == "lq_encoder" and base.lq_encoder.corrector is None and pipeline.lq_encoder.corrector is not None:
+            continue  # a corrector's encoder is the codec's own, not one that was trained on LQ images
         problem = _load(getattr(pipeline, name), getattr(base, name))
         if problem:
             raise UserError(f"pretrain.start: {start}: {name}.{problem}: give pretrain the sizes that it has")
