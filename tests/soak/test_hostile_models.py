@@ -185,6 +185,7 @@ def test_settings_of_models_one_by_one(model: Path, tell: Tell, tmp_path: Path) 
         ("base/generator/diffusion_pytorch_model.safetensors", lambda data: _filled(data, float("nan")), "not finite"),
         ("policy/adapter_model.safetensors", lambda data: _filled(data, float("inf")), "not finite"),
         ("base/generator/config.json", lambda data: data.replace(b'"layers": 2', b'"layers": 2147483647'), "any model"),
+        ("base/generator/config.json", lambda data: data.replace(b'"layers": 2', b'"layers": 1'), "call for none"),
         ("base/codec/config.json", lambda data: data.replace(b"64", b"64000000000"), "any model"),
         ("base/codec/config.json", lambda _: b"[" * 100_000, "damaged"),
         ("base/integrator/config.json", lambda _: b'{"model_type": "qwen3"}', "settings call for"),

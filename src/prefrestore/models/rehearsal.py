@@ -30,7 +30,7 @@ def skeleton(kind: type[M], folder: Path) -> M:
     """Return what the settings in a folder call for, without memory.
 
     Raises:
-        UserError: names the first weight that is not stored, or in another shape.
+        UserError: names the first weight that is not stored, or in another shape, or that has no use.
     """
     made: Any = kind  # each of both libraries has its own way from settings to a model
     with torch.device("meta"):
@@ -39,14 +39,17 @@ def skeleton(kind: type[M], folder: Path) -> M:
         else:
             part = made(made.config_class.from_pretrained(str(folder)))
     stored = stored_weights(folder)
+    called_for = part.state_dict(keep_vars=True)
     tied = {id(value) for name, value in part.named_parameters(remove_duplicate=False) if name in stored}
-    for name, value in part.state_dict(keep_vars=True).items():
+    for name, value in called_for.items():
         found = stored.shape(name) if name in stored else None
         if found is None and id(value) not in tied:  # tied weights are stored once
             raise UserError(f"{folder}: {name} is missing: save or fetch the pipeline again")
         if found not in (None, tuple(value.shape)):
             asked = f"{list(found or ())}, its settings call for {list(value.shape)}"
             raise UserError(f"{folder}: {name} is stored as {asked}: save or fetch the pipeline again")
+    for name in sorted(stored.keys() - called_for.keys()):
+        raise UserError(f"{folder}: {name} is stored, and its settings call for none: save or fetch the pipeline again")
     return part
 
 
