@@ -82,6 +82,15 @@ def test_saving_and_loading_again_gives_equal_bytes(pipeline: PrefRestorePipelin
     assert shown(PrefRestorePipeline.from_pretrained(tmp_path / "again")) == shown(pipeline)
 
 
+def test_what_is_saved_does_not_say_where_it_was_loaded_from(saved: Path, tmp_path: Path) -> None:
+    PrefRestorePipeline.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    files = [path for path in (tmp_path / "again").rglob("*.json") if path.parent.name != "text_tokenizer"]
+    assert len(files) > 6
+    for path in files:
+        assert path.read_bytes() == (saved / path.relative_to(tmp_path / "again")).read_bytes()
+        assert str(saved) not in path.read_text()
+
+
 def test_half_precision_restores(saved: Path) -> None:
     half = PrefRestorePipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.generator.dtype == torch.bfloat16

@@ -28,7 +28,7 @@ from prefrestore.models.connectors import Connectors
 from prefrestore.models.generator import Generator
 from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
-from prefrestore.models.pipeline_files import check_folder, check_settings, own_memory
+from prefrestore.models.pipeline_files import check_folder, check_settings, forget_places, own_memory
 from prefrestore.models.rehearsal import rehearse, rehearse_text, skeletons
 from prefrestore.models.text import Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
@@ -320,7 +320,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         return {name: kind for name, kind in get_type_hints(cls.__init__).items() if hasattr(kind, "from_pretrained")}
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write the pipeline as diffusers does, as safetensors.
+        """Write the pipeline as diffusers does, as safetensors, but for the place it was loaded from.
 
         Raises:
             UserError: an adapter is loaded; a base is saved without.
@@ -328,6 +328,7 @@ class PrefRestorePipeline(DiffusionPipeline):
         if getattr(self.generator.transformer, "peft_config", None):
             raise UserError(f"{save_directory}: the pipeline carries an adapter: unload_lora_weights() before saving")
         super().save_pretrained(str(save_directory), **{**options, "safe_serialization": True})
+        forget_places(Path(save_directory))
 
     def load_lora_weights(self, folder: str | Path) -> None:
         """Put an adapter on the generator and let it act: a ``policy`` of ours, or a published one.

@@ -107,6 +107,14 @@ def stored_weights(folder: Path) -> WeightFiles:
     return open_weights(folder, stems[0] if stems else STEMS[0])
 
 
+def forget_places(folder: Path) -> None:
+    """Strike from a saved pipeline's settings where it was loaded from: equal pipelines are equal files anywhere."""
+    for path in (folder / INDEX, *folder.glob("*/config.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def own_memory(module: nn.Module) -> None:
     """Copy weights out of the file they were read from.
 
