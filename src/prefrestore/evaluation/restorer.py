@@ -20,6 +20,8 @@ from prefrestore.runtime.seeding import derive
 
 FULL_RED = 0.15
 """Estimated error, of values in [0, 1], that is painted at full strength: one scale for all pictures."""
+TEXT_GUIDANCE = 2.0
+"""Classifier-free guidance where a text is given: at 1 the weights that ship hardly heed it (docs/photographs.md)."""
 UNCERTAINTY = Path("metrics", "uncertainty.json")
 
 
@@ -53,10 +55,11 @@ def draw_samples(pipeline: PrefRestorePipeline, image: np.ndarray, how: Drawing)
         raise UnreadableError(f"not square ({width} x {height} px), so no aligned face")
     lq = to_tensor_of(Image.fromarray(image), pipeline.image_size)
     condition = pipeline.prepare(pipeline.encode_condition(lq, [how.text]))
-    drawn = [
-        pipeline.decode(pipeline.sample(condition, pipeline.initial_noise([derive("restore", how.seed, k)]), how.steps))
-        for k in range(how.samples)
-    ]
+    guidance = max(pipeline.guidance, TEXT_GUIDANCE) if how.text else None
+    drawn = []
+    for number in range(how.samples):
+        noise = pipeline.initial_noise([derive("restore", how.seed, number)])
+        drawn.append(pipeline.decode(pipeline.sample(condition, noise, how.steps, guidance)))
     return to_uint8(torch.cat(drawn))
 
 

@@ -1,0 +1,40 @@
+"""Samples of one face: a text is heeded more than pretraining's guidance says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from prefrestore.data.pairs import to_tensor, to_uint8
+from prefrestore.evaluation.restorer import TEXT_GUIDANCE, Drawing, draw_samples
+from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.registry.loader import load, locate, resolve
+from prefrestore.registry.shipped import shipped_address
+from prefrestore.runtime.seeding import derive
+
+PLAIN = Drawing(1, 1, 0)
+FACE = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> PrefRestorePipeline:
+    return load(locate(resolve(shipped_address(), "sqlite:///unused.db")))
+
+
+@pytest.mark.parametrize("text", ["", "a man with glasses"])
+@torch.no_grad()
+def test_a_text_is_guided_and_no_text_is_not(pipeline: PrefRestorePipeline, text: str) -> None:
+    drawn = draw_samples(pipeline, FACE, replace(PLAIN, text=text))
+    condition = pipeline.encode_condition(to_tensor(FACE[None]), [text])
+    noise = pipeline.initial_noise([derive("restore", 0, 0)])
+    expected = pipeline.decode(pipeline.sample(condition, noise, 1, TEXT_GUIDANCE if text else 1.0))
+    assert np.abs(drawn.astype(int) - to_uint8(expected)).max() <= 1
+    assert pipeline.guidance == 1
+
+
+def test_a_text_changes_the_picture(pipeline: PrefRestorePipeline) -> None:
+    with_text, without = (draw_samples(pipeline, FACE, replace(PLAIN, text=text)) for text in ("glasses", ""))
+    assert (with_text != without).any()
