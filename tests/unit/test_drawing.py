@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from prefrestore.data.pairs import to_tensor, to_uint8
-from prefrestore.evaluation.restorer import TEXT_GUIDANCE, Drawing, draw_samples
+from prefrestore.evaluation.restorer import TEXT_GUIDANCE, TEXT_STEPS, Drawing, draw_samples
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.registry.loader import load, locate, resolve
 from prefrestore.registry.shipped import shipped_address
 from prefrestore.runtime.seeding import derive
 
-PLAIN = Drawing(1, 1, 0)
+PLAIN = Drawing(1, None, 0)
 FACE = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
 
 
@@ -27,12 +27,19 @@ def pipeline() -> PrefRestorePipeline:
 @pytest.mark.parametrize("text", ["", "a man with glasses"])
 @torch.no_grad()
 def test_a_text_is_guided_and_no_text_is_not(pipeline: PrefRestorePipeline, text: str) -> None:
+    used = (TEXT_STEPS, TEXT_GUIDANCE) if text else (1, 1.0)
     drawn = draw_samples(pipeline, FACE, replace(PLAIN, text=text))
     condition = pipeline.encode_condition(to_tensor(FACE[None]), [text])
     noise = pipeline.initial_noise([derive("restore", 0, 0)])
-    expected = pipeline.decode(pipeline.sample(condition, noise, 1, TEXT_GUIDANCE if text else 1.0))
+    expected = pipeline.decode(pipeline.sample(condition, noise, *used))
     assert np.abs(drawn.astype(int) - to_uint8(expected)).max() <= 1
-    assert pipeline.guidance == 1
+    assert (pipeline.sampler_steps, pipeline.guidance) == (1, 1)
+
+
+def test_asked_steps_are_taken_with_a_text_too(pipeline: PrefRestorePipeline) -> None:
+    one, two, more = (draw_samples(pipeline, FACE, Drawing(1, steps, 0, "a beard")) for steps in (1, TEXT_STEPS, None))
+    assert (two == more).all()
+    assert (one != two).any()
 
 
 def test_a_text_changes_the_picture(pipeline: PrefRestorePipeline) -> None:
