@@ -244,6 +244,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=Path("artifacts/base"))
     parser.add_argument("--pairs", type=Path, default=Path("artifacts/pairs"))
     parser.add_argument("--guidance", type=float, help="of the condition over none (default: the base's)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the base's)")
+    parser.add_argument("--policy", type=Path, help="adapter of that base, to measure it rather than the base")
     parser.add_argument("--faces", type=int, default=200, help="drawn faces restored with each caption")
     parser.add_argument("--readers", type=int, default=600, help="drawn faces the attribute readers learn from")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/conditioning.json"))
@@ -251,6 +253,10 @@ def main() -> None:
     pipeline = PrefRestorePipeline.from_pretrained(options.base)
     if options.guidance is not None:
         pipeline.register_to_config(guidance=options.guidance)
+    if options.steps is not None:
+        pipeline.register_to_config(sampler_steps=options.steps)
+    if options.policy is not None:
+        pipeline.load_lora_weights(options.policy)
     pairs = load_pairs(options.pairs, "eval")
     result: dict[str, object] = {"codes": codes(pipeline, pairs), "queries": swapped_queries(pipeline, pairs)}
     print(f"codes, {len(pairs.ids)} held-out faces of the pairs")

@@ -18,9 +18,12 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         said = str(error)
     except subprocess.CalledProcessError as error:
-        lines = str(error.stderr or error).strip().splitlines()
-        said = lines[-1]
+        said = _text(error.stderr).strip().rpartition("\n")[2] or str(error)
     else:
         return
     print(f"{name}: {said}", file=sys.stderr)
     sys.exit(2)
+
+
+def _text(printed: str | bytes | None) -> str:
+    return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""
