@@ -44,7 +44,7 @@ METRICS = ("psnr", "ms_ssim", "identity_similarity", "landmark_distance")
 HQ_IDS = {"hq": 1.0, "generated": 0.0, "corrupted": 0.0}
 REFERENCE: Mapping[str, Any] = {
     "integrator": {"text_first": False},
-    "generator": {"spatial_path": False, "condition_position": False, "text_modulation": False},
+    "generator": {"spatial_path": False, "condition_position": False, "query_path": False, "text_modulation": False},
     "condition_ids": {"start": HQ_IDS, "end": HQ_IDS},
     "lq_corrector": 0,
     "query_span": "last_of_padded",

@@ -18,7 +18,7 @@ from prefrestore.rl.advantage import (
     optimality,
     zero_variance_share,
 )
-from prefrestore.rl.nft_loss import deviation, nft_loss, noised, normalised_error, total_loss
+from prefrestore.rl.nft_loss import deviation, nft_loss, noised, normalised_error, spread, total_loss
 from prefrestore.rl.schedules import old_decay
 from prefrestore.rl.types import Noised
 from prefrestore.runtime.ema import ema_decay
@@ -221,3 +221,13 @@ def test_deviation_is_the_mean_squared_difference_and_flows_to_the_policy_alone(
 def test_total_loss_ignores_samples_of_weight_zero_even_where_they_are_nan() -> None:
     loss, kl = torch.tensor([1.0, NAN, 3.0]), torch.tensor([0.5, NAN, 0.25])
     assert float(total_loss(loss, kl, torch.tensor([1.0, 0.0, 2.0]))) == 1.5 + 6.5
+
+
+def test_spread_is_the_variance_of_the_first_estimate() -> None:
+    """Of x0_hat = m + c * noise it is c^2, whatever m."""
+    draw = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, 8, 64, 64, generator=draw)
+    noises = [torch.randn(3, 8, 64, 64, generator=draw) for _ in range(2)]
+    scale = torch.tensor([0.0, 0.5, 2.0])[:, None, None, None]
+    found = spread([noise - (mean + scale * noise) for noise in noises], noises)
+    torch.testing.assert_close(found, scale.flatten().square(), rtol=0.03, atol=1e-6)

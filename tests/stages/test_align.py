@@ -248,7 +248,7 @@ def test_an_update_does_not_depend_on_how_it_is_cut_into_batches(
         pipeline = load(base)
         add_roles(pipeline, config.lora, config.seed)
         shake(pipeline, "policy")
-        changed = align_config(repository, updates=1, batch_size=batch_size, kl_weight=0.5)
+        changed = align_config(repository, updates=1, batch_size=batch_size, kl_weight=0.5, spread_weight=2.0)
         found.append(gradient(pipeline, pairs, changed)[0])
     size = max(float(value.abs().max()) for value in found[0].values())
     assert size > 1e-4
@@ -281,6 +281,16 @@ def test_alignment_moves_towards_what_is_rewarded_and_keeps_the_best(
             "zero_variance_share", "nan_brightness", "reward_brightness", "reward_total", "old_decay", "ema_decay",
             "grad_norm"} <= set(aligned.history[-1])  # fmt: skip
     assert json.dumps(aligned.history, allow_nan=False)
+
+
+def test_spread_is_pressed_where_it_is_asked_for(repository: Path, base: Path, pairs: PairSet, tmp_path: Path) -> None:
+    found = {}
+    for weight in (0.01, 100.0):
+        config = align_config(repository, epochs=6, learning_rate=0.004, spread_weight=weight)
+        aligned = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path / str(weight)))
+        found[weight] = [row["first_spread"] for row in aligned.history]
+    assert found[100.0][-1] < 0.8 * found[100.0][0]
+    assert found[100.0][-1] < 0.8 * found[0.01][-1]
 
 
 class InterruptionError(Exception):

@@ -61,6 +61,21 @@ def test_draws_do_not_depend_on_order(order: list[int]) -> None:
     assert len(set(in_order)) == 8
 
 
+def test_a_recipe_may_draw_its_severity() -> None:
+    recipe = recipe_named("pref_restore_levels")
+    records = [draw_record(recipe, 128, 3, f"face-{index}") for index in range(400)]
+    count = Counter(record.severity for record in records)
+    assert set(count) == {"mild", "moderate", "severe", "any"}
+    assert min(count.values()) > 70
+    for record in records[:40]:
+        level = recipe_named("pref_restore" if record.severity == "any" else f"pref_restore_{record.severity}")
+        bounds = level.bounds((128, 128), record.severity)
+        noise = next(operation for operation in record.operations if isinstance(operation, GaussianNoise))
+        assert bounds["gaussian_noise.sigma"][0] <= noise.sigma <= bounds["gaussian_noise.sigma"][1]
+    mild = draw_record(recipe, 128, 3, "face-0", "mild")
+    assert mild.severity == "mild"
+
+
 JOBS = [(name, size, f"face-{number}") for number, name in enumerate(NAMES) for size in (40, 64)]
 
 

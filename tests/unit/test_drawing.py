@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from prefrestore.data.pairs import to_tensor, to_uint8
-from prefrestore.evaluation.restorer import TEXT_GUIDANCE, TEXT_STEPS, Drawing, draw_samples
+from prefrestore.evaluation.restorer import Drawing, draw_samples
 from prefrestore.models.pipeline import PrefRestorePipeline
+from prefrestore.models.text import TEXT_GUIDANCE, TEXT_STEPS
 from prefrestore.registry.loader import load, locate, resolve
 from prefrestore.registry.shipped import shipped_address
 from prefrestore.runtime.seeding import derive
@@ -40,6 +42,15 @@ def test_asked_steps_are_taken_with_a_text_too(pipeline: PrefRestorePipeline) ->
     one, two, more = (draw_samples(pipeline, FACE, Drawing(1, steps, 0, "a beard")) for steps in (1, TEXT_STEPS, None))
     assert (two == more).all()
     assert (one != two).any()
+
+
+def test_all_ways_to_a_restoration_heed_a_text_alike(pipeline: PrefRestorePipeline) -> None:
+    seed = derive("restore", 0, 0)
+    drawn = draw_samples(pipeline, FACE, replace(PLAIN, text="a beard"))
+    told: list[int] = []
+    called = pipeline(Image.fromarray(FACE), "a beard", seed, callback=lambda step: told.append(step.num_steps))
+    assert (np.asarray(called.images[0]) == drawn[0]).all()
+    assert told == [TEXT_STEPS] * TEXT_STEPS
 
 
 def test_a_text_changes_the_picture(pipeline: PrefRestorePipeline) -> None:

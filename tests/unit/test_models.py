@@ -161,6 +161,26 @@ def test_text_states_are_standardised_by_those_that_were_measured() -> None:
     assert Connectors(6, 5, 8, 3, 2).text(states).shape == (53, 0)
 
 
+@pytest.mark.parametrize(("grid", "size"), [(3, 12), (3, 8), (5, 4)])
+def test_queries_speak_of_their_own_place(grid: int, size: int) -> None:
+    torch.manual_seed(5)
+    connectors = Connectors(6, 5, 8, grid, 2, query_path=4, latent_size=size)
+    queries = torch.randn(2, grid * grid + 1, 6)
+    assert torch.equal(connectors.placed(queries), torch.zeros(2, 4, size, size))  # nothing at the start
+    assert Connectors(6, 5, 8, grid, 2).placed(queries) == 0
+
+    torch.nn.init.normal_(connectors.placement.weight)
+    before = connectors.placed(queries)
+    queries[:, 0] += 1  # <S0> has no place
+    assert torch.equal(connectors.placed(queries), before)
+    queries[1, 1 + grid * grid - 1] += 1  # the last query: the lower right corner
+    changed = (connectors.placed(queries) - before).abs().sum(1)
+    assert not changed[0].any()
+    assert changed[1, -1, -1] > 0
+    assert not changed[1, : size // 2, :].any()
+    assert not changed[1, :, : size // 2].any()
+
+
 def test_text_modulation_starts_at_zero() -> None:
     torch.manual_seed(4)
     generator = Generator(8, 8, 2, 2, 4, 16, 2, 32, 64, text_size=6)

@@ -36,9 +36,9 @@ def _build(repository: Path, captions: tuple[str, ...], codec_seed: int = 0, **c
 
 @pytest.fixture(scope="module")
 def base(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a base without text modulation, all of whose weights are its own."""
+    """Save a base without text modulation and the path of the queries, all of whose weights are its own."""
     config = load_section(repository / "presets" / "smoke.yaml", "pretrain", PretrainConfig)
-    plain = config.generator.model_copy(update={"text_modulation": False})
+    plain = config.generator.model_copy(update={"text_modulation": False, "query_path": False})
     pipeline = _build(repository, ("a beard", "glasses"), generator=plain, seed=99)
     folder = tmp_path_factory.mktemp("earlier") / "base"
     pipeline.save_pretrained(folder)

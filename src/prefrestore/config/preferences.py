@@ -162,6 +162,9 @@ class AlignConfig(Section):
     nft_beta: Rate = Field(description="mix of policy and old velocity (paper's beta)")
     kl_weight: Weight = Field(description="weight of the squared velocity difference to ref")
     kl_timesteps: Count = Field(description="of the trained levels, how many also run ref (0: no KL term)")
+    spread_weight: Weight = Field(
+        description="weight of how far a face's first estimates from two noises lie apart, squared (paper: 0)"
+    )
     old_decay: Literal["paper", "none", "delayed"] = Field(description="schedule of the old policy")
     learning_rate: Rate
     weight_decay: Weight

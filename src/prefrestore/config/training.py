@@ -78,6 +78,7 @@ class GeneratorConfig(Section):
     ffn_ratio: Rate
     spatial_path: bool = Field(description="zero-initialised, spatially aligned LQ path")
     condition_position: bool = Field(description="zero-initialised 2-D position on condition tokens")
+    query_path: bool = Field(description="zero-initialised, spatially aligned path of the queries beside LQ's")
     text_modulation: bool = Field(
         description="what the integrator says of the text modulates every block too, by a path that starts at zero"
     )

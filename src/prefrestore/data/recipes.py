@@ -18,13 +18,14 @@ from prefrestore.runtime import seeding
 
 
 class Recipe(Frozen):
-    """A published way of degrading faces."""
+    """A published way of degrading faces; with ``severities`` each image's severity is one of them, drawn."""
 
     name: str
     source: str
     rounding: Literal["truncate", "nearest"]
     steps: tuple[AnyStep, ...]
     severity: Severity = "any"
+    severities: tuple[Severity, ...] = ()
 
     @field_validator("steps")
     @classmethod
@@ -69,7 +70,7 @@ def draw_record(
         sample_id: name of the sample, unique in the data set.
         severity: third of every range to draw from; None: the recipe's own.
     """
-    chosen = severity or recipe.severity
+    chosen = severity or _drawn_severity(recipe, seed, sample_id)
     height, width = (shape, shape) if isinstance(shape, int) else shape
     draw = Draw(height, width, chosen, seeding.rng("degrade", seed, sample_id))
     operations = tuple(operation for step in recipe.steps for operation in step.operations(draw))
@@ -81,3 +82,9 @@ def draw_record(
         operations=operations,
         rounding=recipe.rounding,
     )
+
+
+def _drawn_severity(recipe: Recipe, seed: int, sample_id: str) -> Severity:
+    if not recipe.severities:
+        return recipe.severity
+    return recipe.severities[int(seeding.rng("severity", seed, sample_id).integers(len(recipe.severities)))]

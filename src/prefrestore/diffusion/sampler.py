@@ -15,6 +15,9 @@ from prefrestore.diffusion.flow import x0_from_velocity
 VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 """Maps ``x_t`` [B, C, h, w] and ``sigma`` [B] to the velocity [B, C, h, w]."""
 
+Watch = Callable[[float, Tensor], None]
+"""Is told, after each evaluation, the noise level and the estimate of the restored latents x0 [B, C, h, w]."""
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -63,3 +66,16 @@ def _second_order_weight(grid: list[float], index: int) -> float:
 
 def _half_log_snr(sigma: float) -> float:
     return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
+
+
+def watched(velocity: VelocityFunction, watch: Watch | None) -> VelocityFunction:
+    """Return a velocity function that tells ``watch`` the noise level and the estimate of x0."""
+    if watch is None:
+        return velocity
+
+    def telling(x_t: Tensor, sigma: Tensor) -> Tensor:
+        result = velocity(x_t, sigma)
+        watch(float(sigma[0]), x0_from_velocity(x_t, result.float(), sigma))
+        return result
+
+    return telling

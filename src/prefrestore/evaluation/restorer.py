@@ -20,8 +20,6 @@ from prefrestore.runtime.seeding import derive
 
 FULL_RED = 0.15
 """Estimated error, of values in [0, 1], that is painted at full strength: one scale for all pictures."""
-TEXT_GUIDANCE, TEXT_STEPS = 3.0, 2
-"""At least this guidance and so many steps where a text is given: else the weights that ship hardly heed it."""
 UNCERTAINTY = Path("metrics", "uncertainty.json")
 
 
@@ -55,9 +53,7 @@ def draw_samples(pipeline: PrefRestorePipeline, image: np.ndarray, how: Drawing)
         raise UnreadableError(f"not square ({width} x {height} px), so no aligned face")
     lq = to_tensor_of(Image.fromarray(image), pipeline.image_size)
     condition = pipeline.prepare(pipeline.encode_condition(lq, [how.text]))
-    steps, guidance = how.steps or pipeline.sampler_steps, pipeline.guidance
-    if how.text:
-        steps, guidance = how.steps or max(steps, TEXT_STEPS), max(guidance, TEXT_GUIDANCE)
+    steps, guidance = pipeline.sampling(how.text, how.steps)
     drawn = []
     for number in range(how.samples):
         noise = pipeline.initial_noise([derive("restore", how.seed, number)])

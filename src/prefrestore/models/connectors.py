@@ -7,6 +7,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from prefrestore.config import GeneratorConfig
 from prefrestore.models.integrator import text_size_of
@@ -27,6 +28,8 @@ class Connectors(ModelMixin, ConfigMixin):
     With ``position`` every token but ``<S0>`` gets a 2-D sine-cosine code of its place through one linear layer
     that starts at zero, so that weights published without it load unchanged. With ``shared_norm`` both connectors
     end in the same RMSNorm, the queries' one, as in checkpoints that were built at once (reference-method 1.6).
+    With ``query_path`` C > 0 each query but that of ``<S0>`` also says, by one linear layer that starts at zero, what
+    lies at its place in the image: it is added to the LQ latent of C channels.
     With ``text`` they also know mean and deviation of the integrator's text states, so that what differs between texts,
     a small part of them, reaches the generator in full.
     """
@@ -42,8 +45,14 @@ class Connectors(ModelMixin, ConfigMixin):
         position: bool = True,
         shared_norm: bool = False,
         text: bool = False,
+        query_path: int = 0,
+        latent_size: int = 16,
     ) -> None:
         super().__init__()
+        if query_path:
+            cell = max(1, round(latent_size / query_grid))
+            self.placement = nn.Linear(query_size, query_path * cell**2, bias=False)
+            nn.init.zeros_(self.placement.weight)
         if text:
             self.register_buffer("text_mean", torch.zeros(text_size_of(query_size)))
             self.register_buffer("text_deviation", torch.ones(text_size_of(query_size)))
@@ -72,6 +81,15 @@ class Connectors(ModelMixin, ConfigMixin):
             tokens = tokens + self.position_projection(self.position_codes.to(self.position_projection.weight.dtype))
         return tokens
 
+    def placed(self, queries: Tensor) -> Tensor | float:
+        """Return what queries [B, n + 1, D_lm] say of each place, [B, C, h, w]; 0 without ``query_path``."""
+        if not self.config.query_path:
+            return 0.0
+        grid, size = self.config.query_grid, self.config.latent_size
+        said = self.placement(queries[:, 1:]).transpose(1, 2).unflatten(2, (grid, grid))
+        said = functional.pixel_shuffle(said, max(1, round(size / grid)))
+        return functional.interpolate(said, size=(size, size), mode="bilinear", align_corners=False)
+
     def measure_text(self, states: Tensor) -> None:
         """Take mean and deviation over the text states [M, S] of those samples that have a text."""
         given = states[states.any(1)]
@@ -87,9 +105,18 @@ class Connectors(ModelMixin, ConfigMixin):
 
 
 def build_connectors(
-    config: GeneratorConfig, query_size: int, query_grid: int, latent_size: int, *, shared_norm: bool = False
+    config: GeneratorConfig,
+    query_size: int,
+    query_grid: int,
+    latent_shape: tuple[int, int],
+    *,
+    shared_norm: bool = False,
 ) -> Connectors:
-    """Return untrained connectors between states of size ``query_size`` and a generator of the given sizes."""
+    """Return untrained connectors between states of size ``query_size`` and a generator of the given sizes.
+
+    ``latent_shape`` is a latent's (channels, side).
+    """
+    channels, latent_size = latent_shape
     return Connectors(
         query_size=query_size,
         lq_size=config.heads * config.head_dim,
@@ -99,4 +126,6 @@ def build_connectors(
         position=config.condition_position,
         shared_norm=shared_norm,
         text=config.text_modulation,
+        query_path=channels if config.query_path else 0,
+        latent_size=latent_size,
     )

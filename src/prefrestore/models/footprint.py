@@ -77,9 +77,11 @@ def build_networks(config: Config) -> Networks:
             lq_encoder=LqEncoder.from_codec(codec, pretrain.lq_corrector),
             image_tokenizer=tokenizer.to("meta"),
             integrator=build_integrator(pretrain.integrator, vocabulary),
-            connectors=empty(lambda: build_connectors(pretrain.generator, query_size, tokenizer.grid, latent_size)).to(
-                "meta"
-            ),
+            connectors=empty(
+                lambda: build_connectors(
+                    pretrain.generator, query_size, tokenizer.grid, (codec.config.latent_channels, latent_size)
+                )
+            ).to("meta"),
             generator=build_generator(pretrain.generator, codec.config.latent_channels, latent_size, query_size),
         )
 

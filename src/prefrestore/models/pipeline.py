@@ -19,8 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefrestore.data.images import UnreadableError, to_rgb
 from prefrestore.data.pairs import to_tensor, to_uint8
-from prefrestore.diffusion.flow import x0_from_velocity
-from prefrestore.diffusion.sampler import Sampler, VelocityFunction
+from prefrestore.diffusion.sampler import Sampler, VelocityFunction, Watch, watched
 from prefrestore.errors import UserError
 from prefrestore.models import codec as codecs
 from prefrestore.models.condition import Condition, KeysValues, PreparedCondition, ProjectedCondition
@@ -30,7 +29,7 @@ from prefrestore.models.integrator import Decoded, generate, vocabulary_of
 from prefrestore.models.lq_encoder import LqEncoder
 from prefrestore.models.pipeline_files import check_folder, check_settings, forget_places, own_memory
 from prefrestore.models.rehearsal import rehearse, rehearse_text, skeletons
-from prefrestore.models.text import Prompt, render_prompts
+from prefrestore.models.text import TEXT_GUIDANCE, TEXT_STEPS, Prompt, render_prompts
 from prefrestore.models.tokenizer import ImageTokenizer
 from prefrestore.models.weight_files import refuse_not_finite
 from prefrestore.runtime.seeding import torch_generator
@@ -49,9 +48,6 @@ class RestorationOutput(BaseOutput):
 
 WHOLE: Mapping[str, Any] = {"dtype": torch.float32}
 """Half precision saves space on disk; processors compute in float32."""
-
-Watch = Callable[[float, Tensor], None]
-"""Is told, after each evaluation, the noise level and the estimate of the restored latents x0 [N, C, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,12 @@ class PrefRestorePipeline(DiffusionPipeline):
         """Default weight of the condition over none (classifier-free guidance); 1 is the condition alone."""
         return float(self.config.guidance)
 
+    def sampling(self, text: str, num_steps: int | None = None) -> tuple[int, float]:
+        """Return steps and guidance: the pipeline's own, and with a text at least TEXT_STEPS and TEXT_GUIDANCE."""
+        if not text:
+            return num_steps or self.sampler_steps, self.guidance
+        return num_steps or max(self.sampler_steps, TEXT_STEPS), max(self.guidance, TEXT_GUIDANCE)
+
     @property
     def image_size(self) -> int:
         """Side of the images this pipeline restores, pixels."""
@@ -143,7 +145,7 @@ class PrefRestorePipeline(DiffusionPipeline):
     def join(self, queries: Tensor, spatial: Tensor, text: Tensor) -> Condition:
         """Return the condition of queries [N, n + 1, D], LQ latents [N, C, h, w], texts [N, S]; gradients flow."""
         tokens = self.connectors(queries, self.generator.lq_tokens(spatial))
-        return Condition(tokens, spatial, self.connectors.text(text))
+        return Condition(tokens, spatial + self.connectors.placed(queries), self.connectors.text(text))
 
     @torch.no_grad()
     def encode_condition(self, lq: Tensor, texts: Sequence[str]) -> Condition:
@@ -244,7 +246,7 @@ class PrefRestorePipeline(DiffusionPipeline):
             image: one picture or several; any mode and size, the middle square is resized to ``image_size``.
             text: a description for all, or one each; may be empty.
             seed: the same picture, text and seed give the same restoration.
-            num_inference_steps: sampling steps; ``sampler_steps`` when not given.
+            num_inference_steps: sampling steps; those of :meth:`sampling` when not given.
             generator: draws the noise instead of the seed; one for all pictures in turn, or one each.
             callback: is called after every step.
 
@@ -263,21 +265,14 @@ class PrefRestorePipeline(DiffusionPipeline):
             noise = (
                 self.initial_noise([seed]) if generators is None else self._drawn(generators[index % len(generators)])
             )
-            watch = None if callback is None else self._reporter(callback, index, num_inference_steps)
-            latents = self.sample(self.encode_condition(lq, [words]), noise, num_inference_steps, watch=watch)
+            steps, guidance = self.sampling(words, num_inference_steps)
+            watch = None if callback is None else _reporter(callback, index, steps)
+            latents = self.sample(self.encode_condition(lq, [words]), noise, steps, guidance, watch)
             restored.append(self.decode(latents).cpu())
         return RestorationOutput(images=[Image.fromarray(array) for array in to_uint8(torch.cat(restored))])
 
     def _drawn(self, generator: torch.Generator) -> Tensor:
         return torch.randn((1, *self.latent_shape), generator=generator, device=generator.device)
-
-    def _reporter(self, callback: Callable[[SamplingStep], None], image: int, num_steps: int | None) -> Watch:
-        steps = iter(range(1, 1 + (num_steps or self.sampler_steps)))
-
-        def report(sigma: float, x0: Tensor) -> None:
-            callback(SamplingStep(image, next(steps), num_steps or self.sampler_steps, sigma, x0))
-
-        return report
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:
@@ -347,17 +342,9 @@ class PrefRestorePipeline(DiffusionPipeline):
             self.generator.transformer.unload_lora()
 
 
-def watched(velocity: VelocityFunction, watch: Watch | None) -> VelocityFunction:
-    """Return a velocity function that tells ``watch`` the noise level and the estimate of x0."""
-    if watch is None:
-        return velocity
-
-    def telling(x_t: Tensor, sigma: Tensor) -> Tensor:
-        result = velocity(x_t, sigma)
-        watch(float(sigma[0]), x0_from_velocity(x_t, result.float(), sigma))
-        return result
-
-    return telling
+def _reporter(callback: Callable[[SamplingStep], None], image: int, num_steps: int) -> Watch:
+    steps = iter(range(1, num_steps + 1))
+    return lambda sigma, x0: callback(SamplingStep(image, next(steps), num_steps, sigma, x0))
 
 
 def _listed(value: Any, kind: type) -> list[Any]:

@@ -1,6 +1,6 @@
 """A published Stage-A checkpoint as our pipeline (reference-method 7.2).
 
-What the published model does not have, the spatial path and the positions of condition tokens, starts at zero:
+What the published model does not have, the spatial paths and the positions of condition tokens, starts at zero:
 the imported pipeline computes what the published one does. Its scheduler's flow shift is not read: it has no effect
 there (1.11), and the sampler here has none.
 """
@@ -197,7 +197,7 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
             config.generator,
             query_size,
             layout.tokenizer.grid,
-            layout.latent_size,
+            (codec.config.latent_channels, layout.latent_size),
             shared_norm=shared,
         )
     )
@@ -208,7 +208,7 @@ def assemble(checkpoint: Checkpoint, layout: Layout) -> PrefRestorePipeline:
         image_tokenizer=filled("image_tokenizer", tokenizer, found["image_tokenizer"]),
         text_tokenizer=checkpoint.text_tokenizer,
         integrator=filled("integrator", integrator, _integrator_tensors(found["integrator"], integrator, checkpoint)),
-        connectors=filled("connectors", connectors, _with_positions(connector_tensors, connectors)),
+        connectors=filled("connectors", connectors, _with_places(connector_tensors, connectors)),
         generator=filled("generator", generator, _with_spatial_path(found["generator"], generator)),
         sampler_steps=config.sampler_steps,
     )
@@ -284,12 +284,12 @@ def _connector_tensors(tensors: Tensors) -> tuple[Tensors, bool]:
     return {name: value for name, value in tensors.items() if not (shared and name == "vae_connector.3.weight")}, shared
 
 
-def _with_positions(tensors: Tensors, connectors: Connectors) -> Tensors:
-    if not connectors.config.position:
-        return tensors
+def _with_places(tensors: Tensors, connectors: Connectors) -> Tensors:
+    """Add what the published connectors do not have, at zero: positions of tokens, the path of the queries."""
     like = tensors.get("diffusion_connector.3.weight", torch.empty(0))
-    shape = connectors.position_projection.weight.shape
-    return {**tensors, "position_projection.weight": torch.zeros(shape, dtype=like.dtype)}
+    added = [name for name in connectors.state_dict() if name.startswith(("position_projection.", "placement."))]
+    zeros = {name: torch.zeros(connectors.get_parameter(name).shape, dtype=like.dtype) for name in added}
+    return {**tensors, **zeros}
 
 
 def _with_spatial_path(tensors: Tensors, generator: Generator) -> Tensors:

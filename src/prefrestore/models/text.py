@@ -16,6 +16,8 @@ RESTORE = "Please reconstruct the given image."
 RESTORE_CAPTION = "Please reconstruct the given image based on the image content: "
 BEFORE_IMAGE = f"{CHAT_START}system\n{SYSTEM}{CHAT_END}\n{CHAT_START}user\n"
 ASSISTANT = f"{CHAT_END}\n{CHAT_START}assistant\n"
+TEXT_STEPS, TEXT_GUIDANCE = 2, 3.0
+"""At least so many steps and this guidance where a text is given: else the weights that ship hardly heed it."""
 
 
 @dataclass(frozen=True)

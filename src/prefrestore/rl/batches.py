@@ -102,6 +102,13 @@ def put_noise(batch: TrainingBatch, rows: Sequence[int], config: AlignConfig, ep
     return noised(batch.x0[rows], noise, sigma)
 
 
+def first_noise(batch: TrainingBatch, rows: Sequence[int], config: AlignConfig, epoch: int, which: int) -> Tensor:
+    """Return noise [B, C, h, w] as sampling starts from: the ``which``-th of each given sample, of its own."""
+    keys = [(config.seed, epoch, batch.group_ids[row], int(batch.members[row]), which) for row in rows]
+    shape = batch.x0.shape[1:]
+    return torch.stack([torch.randn(shape, generator=torch_generator("first noise", *key)) for key in keys])
+
+
 def noise_level(config: AlignConfig, key: tuple[int, int, str, int], level: int) -> float:
     """Return sigma of a sample's ``level``-th trained level.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,6 +53,15 @@ def nft_loss(velocity: Tensor, velocity_old: Tensor, sample: Noised, optimality:
 def deviation(velocity: Tensor, other: Tensor) -> Tensor:
     """Return the mean squared difference of two velocities, one value per sample [B]; to ``ref`` it is the KL term."""
     return (velocity - other.detach()).float().square().flatten(1).mean(1)
+
+
+def spread(velocities: Sequence[Tensor], noises: Sequence[Tensor]) -> Tensor:
+    """Return half the mean squared distance of the estimates of x0 from two noises at sigma 1, per sample [B].
+
+    Its expectation is the variance of the first estimate over the noise: what is left to chance in one step.
+    """
+    first, second = (noise - velocity for noise, velocity in zip(noises, velocities, strict=True))
+    return (first - second).float().square().flatten(1).mean(1) / 2
 
 
 def total_loss(policy_loss: Tensor, kl: Tensor, weight: Tensor) -> Tensor:

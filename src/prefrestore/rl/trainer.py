@@ -21,10 +21,10 @@ from prefrestore.models.adapters import (
 from prefrestore.models.condition import Condition, PreparedCondition, grouped
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.rewards.composite import CompositeReward
-from prefrestore.rl.batches import judge, put_noise, update_rows
+from prefrestore.rl.batches import first_noise, judge, put_noise, update_rows
 from prefrestore.rl.guard import Guard, Watch
 from prefrestore.rl.live import LiveView
-from prefrestore.rl.nft_loss import deviation, nft_loss, normalised_error, total_loss
+from prefrestore.rl.nft_loss import deviation, nft_loss, normalised_error, spread, total_loss
 from prefrestore.rl.pool import epoch_rows
 from prefrestore.rl.rollout import Restorer, collect
 from prefrestore.rl.schedules import old_decay
@@ -69,9 +69,9 @@ class MicroBatch:
         self._projected = pipeline.generator.project(condition)
         self._fixed: dict[Role, PreparedCondition] = {}
 
-    def policy_velocity(self, sample: Noised) -> Tensor:
+    def policy_velocity(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """Return the policy's velocity [B, C, h, w], with gradient."""
-        return self._pipeline.velocity(sample.x_t, sample.sigma, self._pipeline.prepare(self._projected))
+        return self._pipeline.velocity(x_t, sigma, self._pipeline.prepare(self._projected))
 
     @torch.no_grad()
     def fixed_velocity(self, role: Role, sample: Noised) -> Tensor:
@@ -123,8 +123,11 @@ class Trainer:
         if count:
             for start in range(0, len(rows), self.config.batch_size):
                 part = self._micro_batch(batch, rows[start : start + self.config.batch_size])
-                for level in range(self.config.timesteps):
-                    for name, value in self.accumulate(batch, part, epoch, level, count).items():
+                found = [self.accumulate(batch, part, epoch, level, count) for level in range(self.config.timesteps)]
+                if self.config.spread_weight:
+                    found.append(self.accumulate_spread(batch, part, epoch, count / self.config.timesteps))
+                for terms in found:
+                    for name, value in terms.items():
                         sums[name] = sums.get(name, 0.0) + value
             self.crew.sum_tensors([value.grad for value in self.parameters if value.grad is not None])
         self.step += 1
@@ -141,7 +144,7 @@ class Trainer:
         sample = put_noise(batch, part.rows, self.config, epoch, level)
         weight = batch.weight[part.rows].to(sample.x0.device)
         old = part.fixed_velocity("old", sample)
-        policy = part.policy_velocity(sample)
+        policy = part.policy_velocity(sample.x_t, sample.sigma)
         optimality = batch.optimality[part.rows].to(old.device)
         # the published factor: its advantages are scaled back from [-1, 1] to [-clip, clip]
         loss = self.config.advantage_clip * nft_loss(policy, old, sample, optimality, self.config.nft_beta)
@@ -159,6 +162,16 @@ class Trainer:
             terms |= {"policy_ref_deviation": kl, "old_ref_deviation": scale * deviation(old, ref)}
         (total_loss(loss, self.config.kl_weight * kl, weight) / count).backward()
         return {name: float((value.detach() * weight).sum()) / count for name, value in terms.items()}
+
+    def accumulate_spread(self, batch: TrainingBatch, part: MicroBatch, epoch: int, count: float) -> dict[str, float]:
+        """Add a micro-batch's gradient of the mean spread over ``count`` samples; return its part of the term."""
+        weight = batch.weight[part.rows].to(batch.x0.device)
+        noises = [first_noise(batch, part.rows, self.config, epoch, which).to(weight.device) for which in (0, 1)]
+        start = torch.ones(len(part.rows), device=weight.device)
+        velocities = [part.policy_velocity(noise, start) for noise in noises]
+        found = (spread(velocities, noises) * weight).sum() / count
+        (self.config.spread_weight * found).backward()
+        return {"first_spread": float(found.detach())}
 
     def _runs_ref(self, level: int) -> bool:
         """Return whether this level takes its turn to run ref: ``kl_timesteps`` of the levels do, in rotation."""

@@ -69,7 +69,9 @@ def build_pipeline(
     latent_size = pairs.image_size // codec.spatial_compression_ratio
     query_size = config.integrator.hidden_size
     generator = build_generator(config.generator, codec.config.latent_channels, latent_size, query_size)
-    connectors = build_connectors(config.generator, query_size, tokenizer.grid, latent_size)
+    connectors = build_connectors(
+        config.generator, query_size, tokenizer.grid, (codec.config.latent_channels, latent_size)
+    )
     pipeline = PrefRestorePipeline(
         codec=codec.requires_grad_(False),
         lq_encoder=LqEncoder.from_codec(codec, config.lq_corrector),
@@ -151,12 +153,14 @@ def train_step1(
         sequences = build_sequences(pipeline, prompt, data.hq_ids[rows].to(where))
         states = final_states(pipeline, sequences)
         cross_entropy, accuracy = code_loss(pipeline, states, sequences, config.prompt_loss)
-        # The paper's step 1 shows the generator the queries alone: LQ tokens, spatial path and text stay empty.
+        # The paper's step 1 shows the generator the queries alone: LQ tokens, LQ's spatial path and text stay empty.
         latents = data.latents[rows].to(where)
-        tokens = pipeline.connectors.diffusion_connector(queries_of(states, sequences, config.query_span))
+        queries = queries_of(states, sequences, config.query_span)
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
         alone = Condition(
-            tokens, torch.zeros_like(latents), latents.new_zeros(len(latents), pipeline.generator.config.text_size)
+            pipeline.connectors.diffusion_connector(queries),
+            torch.zeros_like(latents) + pipeline.connectors.placed(queries),
+            latents.new_zeros(len(latents), pipeline.generator.config.text_size),
         )
         flow = _flow_loss(pipeline, latents, alone, draw.take(own, where))
         return {"loss": cross_entropy + flow, "cross_entropy": cross_entropy, "flow": flow, "id_accuracy": accuracy}
@@ -187,7 +191,8 @@ def train_step2(
         shown = torch.from_numpy(rng(seed, "shown", step).random(len(rows)) >= config.lq_dropout)[own].to(spatial)
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
         text = decoded.text[rows[own]].to(where)
-        condition = _hide_lq(pipeline.join(seen, spatial, text), shown, seen.shape[1])
+        joined = pipeline.join(seen, spatial * shown[:, None, None, None], text)
+        condition = _hide_lq_tokens(joined, shown, seen.shape[1])
         flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
 
@@ -246,12 +251,11 @@ def _seen_queries(
     return seen
 
 
-def _hide_lq(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
-    """Blank LQ tokens and the spatial path of the samples where ``shown`` [B] is 0: the queries must do."""
+def _hide_lq_tokens(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
+    """Blank the LQ tokens of the samples where ``shown`` [B] is 0: with no LQ latent either, the queries must do."""
     is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < num_queries
     kept = torch.where(is_query, 1.0, shown[:, None])
-    spatial = condition.spatial * shown[:, None, None, None]
-    return Condition(condition.tokens * kept[..., None], spatial, condition.text)
+    return Condition(condition.tokens * kept[..., None], condition.spatial, condition.text)
 
 
 @dataclass(frozen=True)
@@ -302,6 +306,7 @@ _STEP2 = {
 
 _ZERO_STARTED = (
     "connectors.position_projection.",
+    "connectors.placement.",
     "generator.transformer.gain.",
     "generator.transformer.patch_embed.",
     "generator.transformer.time_embed.text.",

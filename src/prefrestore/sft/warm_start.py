@@ -12,7 +12,7 @@ from prefrestore.models.pipeline import PrefRestorePipeline
 
 FROZEN = ("codec", "image_tokenizer")
 TRAINED = ("lq_encoder", "integrator", "connectors", "generator")
-NEWER = ("transformer.time_embed.text.", "text_mean", "text_deviation")
+NEWER = ("transformer.time_embed.text.", "placement.", "text_mean", "text_deviation")
 """Weights that an older base may lack: they start at zero, or are measured."""
 
 
