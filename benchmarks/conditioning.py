@@ -25,6 +25,7 @@ from prefrestore.data.portraits.captions import caption
 from prefrestore.data.portraits.render import Portrait, render
 from prefrestore.data.portraits.traits import Traits
 from prefrestore.data.recipes import draw_record, recipe_named
+from prefrestore.evaluation.metrics import psnr
 from prefrestore.faces.analysis import FaceAnalyser
 from prefrestore.faces.identity import identity_similarity
 from prefrestore.faces.landmarks import landmark_distance
@@ -93,7 +94,7 @@ def said_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> 
 
 
 def swapped_queries(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, dict[str, dict[str, float]]]:
-    """Return identity and landmarks with the image's own queries and with another's, and the paired difference.
+    """Return PSNR, identity, landmarks with the image's own queries and with another's, and the paired difference.
 
     The text is the image's own with both.
     """
@@ -102,8 +103,10 @@ def swapped_queries(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, 
     hq = analyse(pairs.hq, pairs.landmarks)
     values: dict[str, dict[str, np.ndarray]] = {}
     for name, used in (("own", own), ("another's", replace(own, queries=own.queries.roll(1, 0)))):
-        seen = analyse(restore(pipeline, lq, used), pairs.landmarks)
+        restored = restore(pipeline, lq, used)
+        seen = analyse(restored, pairs.landmarks)
         values[name] = {
+            "psnr": np.array([psnr(one, other) for one, other in zip(restored, pairs.hq, strict=True)]),
             "identity_similarity": identity_similarity(seen.embeddings, hq.embeddings),
             "landmark_distance": landmark_distance(seen.landmarks, hq.landmarks),
         }
