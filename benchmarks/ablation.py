@@ -53,7 +53,7 @@ REFERENCE: Mapping[str, Any] = {
     "lq_dropout": 0.0,
 }
 """What the published code does where the preset does otherwise."""
-SINGLE = ("spatial path", "condition position", "generated ids", "exact span", "masked prompt")
+SINGLE = ("exact span", "masked prompt", "query path", "spatial path", "condition position", "generated ids")
 REFERENCE_ARM, ALL, UNCORRECTED = "reference design", "all changes", "all but corrector"
 
 
@@ -72,6 +72,7 @@ def changes_of(arm: str, preset: Mapping[str, Any]) -> Mapping[str, Any]:
     own: dict[str, Mapping[str, Any]] = {
         REFERENCE_ARM: {},
         "spatial path": {"generator": {**REFERENCE["generator"], "spatial_path": True}},
+        "query path": {"generator": {**REFERENCE["generator"], "query_path": True}},
         "condition position": {"generator": {**REFERENCE["generator"], "condition_position": True}},
         "generated ids": {"condition_ids": preset["condition_ids"]},
         "exact span": {"query_span": "exact"},

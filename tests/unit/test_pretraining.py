@@ -22,7 +22,7 @@ from prefrestore.models.tokenizer import build_tokenizer
 from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.training import FitSettings
 from prefrestore.sft import pretrain as pretraining
-from prefrestore.sft.conditions import TrainingPairs, corrupt, draw_sources, flatten_pairs, forced_queries
+from prefrestore.sft.conditions import corrupt, draw_sources, flatten_pairs, forced_queries
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states, queries_of
 
 HQ, GENERATED = IdMix(hq=1.0, generated=0.0, corrupted=0.0), IdMix(hq=0.0, generated=1.0, corrupted=0.0)
@@ -218,30 +218,6 @@ def test_every_option_changes_what_is_learnt(
     one, _ = trained(repository, pairs, tmp_path / "one", monkeypatch, **base)
     other, _ = trained(repository, pairs, tmp_path / "other", monkeypatch, **{**base, **change})
     assert far_apart(one, other) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("variants", "siblings"), [(4, [2, 3, 0, 1, 6, 7, 4, 5]), (3, [2, 1, 0, 5, 4, 3]), (2, [0, 1, 2, 3]), (1, [0, 1])]
-)
-def test_crossed_queries_come_from_the_same_face_mirrored_alike(
-    repository: Path, pipeline: PrefRestorePipeline, variants: int, siblings: list[int]
-) -> None:
-    images, rows = np.zeros((2 * variants, 8, 8, 3), np.uint8), torch.arange(2 * variants)
-    none, ids = torch.empty(0), ConditionIdsConfig(start=GENERATED, end=GENERATED, corruption=0.0)
-    data = TrainingPairs(images, images[:2], ("",) * len(images), none, none, none)
-    queries = rows[:, None, None].float()
-    found = {
-        share: pretraining._seen_queries(
-            small(repository).model_copy(update={"crossed": share, "condition_ids": ids}),
-            pipeline,
-            (data, queries),
-            rows,
-            0,
-        ).flatten()
-        for share in (0.0, 1.0)
-    }
-    assert found[0.0].tolist() == rows.tolist()
-    assert found[1.0].tolist() == siblings
 
 
 def test_hidden_lq_leaves_the_queries_alone() -> None:

@@ -144,10 +144,6 @@ class PretrainConfig(Section):
     text_only: Share = Field(
         description="share of step 1's captioned samples whose LQ codes are random: only the text tells about HQ"
     )
-    crossed: Share = Field(
-        description="share of step-2 samples whose queries come from another LQ image of the same face, so that they "
-        "tell what the LQ latent does not"
-    )
     lq_dropout: Share = Field(description="share of step-2 samples that see the queries but not the LQ latent")
     caption_share: Share = Field(description="share of samples whose prompt carries the caption")
     ema_decay: Share

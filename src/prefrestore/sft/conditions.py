@@ -45,20 +45,9 @@ class TrainingPairs:
     def __len__(self) -> int:
         return len(self.lq)
 
-    @property
-    def variants(self) -> int:
-        """LQ images of each face."""
-        return len(self) // len(self.faces)
-
-    def sibling(self, rows: Tensor) -> Tensor:
-        """Return for each row one of the same face, mirrored or not as it is; itself with fewer than three variants."""
-        variant = rows % self.variants
-        other = variant + 2
-        return rows - variant + torch.where(other < self.variants, other, variant % 2)
-
     def hq_images(self, rows: np.ndarray) -> np.ndarray:
         """Return the HQ images [B, H, W, 3] uint8 of some rows, mirrored where their LQ images are."""
-        face, variant = np.divmod(rows, self.variants)
+        face, variant = np.divmod(rows, len(self) // len(self.faces))
         return _mirrored(self.faces[face], variant)
 
 

@@ -237,14 +237,8 @@ def _seen_queries(
     rows: Tensor,
     step: int,
 ) -> Tensor:
-    """Return the queries [B, n + 1, D] of a step-2 batch: cached ones, or on HQ's own or corrupted codes.
-
-    Those of a share of the samples (``crossed``) come from another LQ image of the same face: what only they know is
-    a reason to heed them.
-    """
+    """Return the queries [B, n + 1, D] of a step-2 batch: cached ones, or on HQ's own or corrupted codes."""
     data, generated = cached
-    random = rng(config.seed, "crossed", step)
-    rows = torch.where(torch.from_numpy(random.random(len(rows)) < config.crossed), data.sibling(rows), rows)
     random = rng(config.seed, "condition ids", step)
     sources = draw_sources(config.condition_ids, step / config.step2.steps, random, len(rows))
     seen = generated[rows].clone()
