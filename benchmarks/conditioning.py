@@ -32,6 +32,7 @@ from prefrestore.faces.landmarks import landmark_distance
 from prefrestore.models.integrator import Decoded
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.runtime.progress import track
+from prefrestore.sft.pretrain import hide_lq_tokens
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states
 from prefrestore.sft.tokenizer import codebook_use
 
@@ -74,11 +75,18 @@ def batches(count: int) -> list[slice]:
 
 
 @torch.no_grad()
-def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded) -> np.ndarray:
-    """Restore LQ images with what the integrator said; noise depends on the row alone, so that answers are paired."""
+def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded, *, blind: bool = False) -> np.ndarray:
+    """Restore LQ images with what the integrator said; noise depends on the row alone, so that answers are paired.
+
+    ``blind`` keeps LQ itself from the generator, as ``pretrain.lq_dropout`` does in training.
+    """
     parts = []
     for rows in batches(len(lq)):
-        condition = pipeline.join(said.queries[rows], pipeline.lq_encoder(lq[rows]), said.text[rows])
+        spatial = pipeline.lq_encoder(lq[rows]) * (not blind)
+        condition = pipeline.join(said.queries[rows], spatial, said.text[rows])
+        if blind:
+            shown = torch.zeros(len(spatial), device=spatial.device)
+            condition = hide_lq_tokens(condition, shown, said.queries.shape[1])
         noise = pipeline.initial_noise(range(*rows.indices(len(lq))))
         parts.append(to_uint8(pipeline.decode(pipeline.sample(condition, noise))))
     return np.concatenate(parts)
@@ -93,17 +101,19 @@ def said_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> 
 # --- queries --------------------------------------------------------------------------------------------
 
 
-def swapped_queries(pipeline: PrefRestorePipeline, pairs: PairSet) -> dict[str, dict[str, dict[str, float]]]:
+def swapped_queries(
+    pipeline: PrefRestorePipeline, pairs: PairSet, *, blind: bool
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return PSNR, identity, landmarks with the image's own queries and with another's, and the paired difference.
 
-    The text is the image's own with both.
+    The text is the image's own with both. ``blind``: the generator sees the queries and nothing of LQ.
     """
     lq, analyse = to_tensor(pairs.lq[:, 0]), FaceAnalyser(1)
     own = said_of(pipeline, lq, pairs.captions)
     hq = analyse(pairs.hq, pairs.landmarks)
     values: dict[str, dict[str, np.ndarray]] = {}
     for name, used in (("own", own), ("another's", replace(own, queries=own.queries.roll(1, 0)))):
-        restored = restore(pipeline, lq, used)
+        restored = restore(pipeline, lq, used, blind=blind)
         seen = analyse(restored, pairs.landmarks)
         values[name] = {
             "psnr": np.array([psnr(one, other) for one, other in zip(restored, pairs.hq, strict=True)]),
@@ -261,13 +271,18 @@ def main() -> None:
     if options.policy is not None:
         pipeline.load_lora_weights(options.policy)
     pairs = load_pairs(options.pairs, "eval")
-    result: dict[str, object] = {"codes": codes(pipeline, pairs), "queries": swapped_queries(pipeline, pairs)}
+    result: dict[str, object] = {
+        "codes": codes(pipeline, pairs),
+        "queries": swapped_queries(pipeline, pairs, blind=False),
+        "queries alone": swapped_queries(pipeline, pairs, blind=True),
+    }
     print(f"codes, {len(pairs.ids)} held-out faces of the pairs")
     for name, value in result["codes"].items():
         print(f"  {name:<26}{value:10.3f}")
-    print("queries, same faces and noise: mean +- standard error")
-    for name, rows in result["queries"].items():
-        print(f"  {name:<12}" + "".join(f"  {k} {v['mean']:8.4f} +- {v['error']:.4f}" for k, v in rows.items()))
+    for part in ("queries", "queries alone"):
+        print(f"{part}, same faces and noise: mean +- standard error")
+        for name, rows in result[part].items():
+            print(f"  {name:<12}" + "".join(f"  {k} {v['mean']:8.4f} +- {v['error']:.4f}" for k, v in rows.items()))
     readers = readers_for(portraits(FIRST_TRAIN, options.readers, pipeline.image_size))
     text = captions_matter(pipeline, portraits(FIRST_TEST, options.faces, pipeline.image_size), readers)
     print(f"captions, {options.faces} drawn faces, severe degradation: balanced rate of recovered attributes")

@@ -222,7 +222,7 @@ def test_every_option_changes_what_is_learnt(
 
 def test_hidden_lq_leaves_the_queries_alone() -> None:
     condition = Condition(torch.ones(2, 5, 3), torch.ones(2, 4, 2, 2), torch.ones(2, 3))
-    hidden = pretraining._hide_lq_tokens(condition, torch.tensor([1.0, 0.0]), 2)
+    hidden = pretraining.hide_lq_tokens(condition, torch.tensor([1.0, 0.0]), 2)
     assert torch.equal(hidden.tokens[0], condition.tokens[0])
     assert hidden.tokens[1].sum(1).tolist() == [3, 3, 0, 0, 0]
     assert torch.equal(hidden.spatial, condition.spatial)

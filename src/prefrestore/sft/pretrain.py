@@ -192,7 +192,7 @@ def train_step2(
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
         text = decoded.text[rows[own]].to(where)
         joined = pipeline.join(seen, spatial * shown[:, None, None, None], text)
-        condition = _hide_lq_tokens(joined, shown, seen.shape[1])
+        condition = hide_lq_tokens(joined, shown, seen.shape[1])
         flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
 
@@ -251,7 +251,7 @@ def _seen_queries(
     return seen
 
 
-def _hide_lq_tokens(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
+def hide_lq_tokens(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
     """Blank the LQ tokens of the samples where ``shown`` [B] is 0: with no LQ latent either, the queries must do."""
     is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < num_queries
     kept = torch.where(is_query, 1.0, shown[:, None])
