@@ -43,6 +43,7 @@ PUBLISHED: Mapping[str, Any] = {
     "reward_sum": "raw",
     "advantage_norm": "global_std",
     "local_share": 0.0,
+    "spread_weight": 0.0,
     "updates": 1,
     "timesteps": 29,
     "timestep_choice": "grid",

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="pref_restore")
     parser.add_argument("--severity", choices=["mild", "moderate", "severe"], default="mild")
     parser.add_argument("--seed", type=int, default=0, help="of the degradation")
-    parser.add_argument("--fidelity", type=float, default=0.0)
+    parser.add_argument("--fidelity", type=float)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/opening.png"))
     options = parser.parse_args()
     if options.model is None and not SHIPPED.is_dir():

@@ -31,7 +31,7 @@ from prefrestore.data.photographs import Photograph
 from prefrestore.data.recipes import recipe_named
 from prefrestore.evaluation.metrics import high_band_energy, psnr, sharpness
 from prefrestore.evaluation.outside import Freezing, frozen_pairs
-from prefrestore.evaluation.restorer import Drawing, draw_samples
+from prefrestore.evaluation.restorer import Drawing, draw
 from prefrestore.faces.alignment import crop, ffhq_square
 from prefrestore.faces.analysis import FaceAnalyser
 from prefrestore.faces.detection import find_faces, find_landmarks
@@ -174,7 +174,7 @@ def by_steps(pipeline: PrefRestorePipeline, pairs: PairSet, steps: Sequence[int]
     told("degraded", scale(pairs.lq[:, 0]))
     for number in steps:
         start = time.perf_counter()
-        drawn = [draw_samples(pipeline, image, Drawing(1, number, 0))[0] for image in pairs.lq[:, 0]]
+        drawn = [draw(pipeline, image, Drawing(0, number, 0)).restoration for image in pairs.lq[:, 0]]
         seconds = (time.perf_counter() - start) / len(drawn)
         row = told(f"{number} steps", scale(np.stack(drawn)))
         print(f"  {'':<14} {1000 * seconds:.0f} ms a face")
@@ -186,7 +186,7 @@ def by_fidelity(pipeline: PrefRestorePipeline, pairs: PairSet, fidelities: Seque
     """Print and return the trade-off of ``--fidelity``: from one sample to the mean of all."""
     scale = Scale(pairs)
     print(f"--fidelity, {SAMPLES} samples of {len(pairs.ids)} faces")
-    drawn = [draw_samples(pipeline, image, Drawing(SAMPLES, None, 0)) for image in pairs.lq[:, 0]]
+    drawn = [draw(pipeline, image, Drawing(SAMPLES, None, 0)).samples for image in pairs.lq[:, 0]]
     rows = {}
     for fidelity in fidelities:
         pictures = np.stack([between(samples, fidelity) for samples in drawn])

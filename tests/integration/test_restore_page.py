@@ -123,7 +123,7 @@ def test_the_result_is_the_programs_and_leaves_nothing_behind(
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "page.restored.png")
-    options = ["--model", model, "--text", "a woman", "--samples", "8"]
+    options = ["--model", model, "--text", "a woman", "--fidelity", "1", "--uncertainty"]
     command = [photograph, "-o", tmp_path / "program.png", *options]
     done = CliRunner().invoke(restore_command.command, [str(part) for part in command])
     assert done.exit_code == 0, done.output

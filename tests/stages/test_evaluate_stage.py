@@ -331,13 +331,13 @@ def test_bad_wishes_are_one_line(
 def test_the_picture_of_uncertainty_uses_the_releases_calibration(tmp_path: Path) -> None:
     samples = np.full((2, 16, 16, 3), 128, np.uint8)
     samples[1, :, 8:] += 20  # the right half is uncertain
-    plain = uncertainty_picture(samples, None).astype(int)
+    plain = uncertainty_picture(samples[0], samples, None).astype(int)
     assert (plain[:, 0, 0] - plain[:, 0, 2]).max() == 0
     assert (plain[:, -1, 0] - plain[:, -1, 2]).min() > 5
     (tmp_path / "metrics").mkdir()
     curve = {"calibration": {"spread": [0.0, 1.0], "error": [0.0, 3.0]}, "reliability": {}}
     artifacts.write_json(tmp_path / "metrics" / "uncertainty.json", {"policy": curve})
-    calibrated = uncertainty_picture(samples, load_calibration(tmp_path)).astype(int)
+    calibrated = uncertainty_picture(samples[0], samples, load_calibration(tmp_path)).astype(int)
     assert (calibrated[:, -1, 0] - calibrated[:, -1, 2]).min() > (plain[:, -1, 0] - plain[:, -1, 2]).max()
     assert load_calibration(tmp_path / "nowhere") is None
 

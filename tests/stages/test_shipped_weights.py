@@ -157,6 +157,7 @@ def test_what_cannot_ship_is_refused(made: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "mine").mkdir()
     assert "holds no release" in refused("--out", tmp_path / "mine")
     assert "is no folder" in refused("--out", tmp_path / "new", "--policy", tmp_path / "nowhere")
+    assert "uncertainty.json is missing" in refused("--out", tmp_path / "new", "--calibration", tmp_path)
     assert "metrics.json: is missing" in refused("--out", tmp_path / "new", "--metrics", tmp_path)
     other = shutil.copytree(made / "base", tmp_path / "other")
     (other / "note.txt").write_text("another base")

@@ -35,14 +35,12 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="restorations drawn of each face [default: 1; 8 for --fidelity and --uncertainty]",
+    help="drawn of each face and compared [default: 8 for --fidelity and --uncertainty]",
 )
 @click.option(
     "--fidelity",
-    default=0.0,
-    show_default=True,
     type=click.FloatRange(0, 1),
-    help="0: sharp and natural; 1: the mean of the samples, nearest to the truth",
+    help="0: one sample, sharp; 1: the mean of all, nearest to the truth [default: the model's own restoration]",
 )
 @click.option("--uncertainty", is_flag=True, help="write NAME.uncertainty.png too: red where samples disagree")
 @click.option("--face-only", is_flag=True, help="write each restored face by itself, at the model's size")
@@ -52,7 +50,9 @@ PATH = click.Path(path_type=Path)
     "--scale", default=1.0, show_default=True, type=click.FloatRange(1, 8), help="enlarge the photograph (Lanczos)"
 )
 @click.option("--device", default="cpu", show_default=True, help="such as cuda")
-@click.option("--steps", type=click.IntRange(min=1), help="sampling steps; the model's own by default")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="sampling steps; by default the model's own, at least 4 for samples"
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="overwrite what stands in OUT")
 def command(  # noqa: PLR0913  one argument per option
@@ -62,7 +62,7 @@ def command(  # noqa: PLR0913  one argument per option
     registry: str,
     text: str,
     samples: int | None,
-    fidelity: float,
+    fidelity: float | None,
     uncertainty: bool,
     face_only: bool,
     aligned: bool,

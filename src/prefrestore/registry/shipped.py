@@ -26,7 +26,7 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "portrait"
 MAX_BYTES = 40_000_000
 """Of all files together: what a package may weigh."""
 TEMPLATE = Path(__file__).with_name("shipped_card.md.j2")
-COPIED = ("uncertainty.json",)
+CALIBRATION = "uncertainty.json"
 """What the program reads of an evaluation when it restores."""
 
 
@@ -59,7 +59,14 @@ def shipped_address() -> str:
     return str(SHIPPED)
 
 
-def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None, steps: int | None = None) -> Report:
+def ship(  # noqa: PLR0913  the parts of a release, and how it restores
+    base: Path,
+    policy: Path,
+    out: Path,
+    metrics: Path | None = None,
+    calibration: Path | None = None,
+    steps: int | None = None,
+) -> Report:
     """Write base and adapter in half precision into a folder, as a release with a card.
 
     Args:
@@ -67,6 +74,8 @@ def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None, steps
         policy: artifact ``policy``, trained on that base.
         out: the folder; what stands there is replaced if it is a release.
         metrics: artifact ``metrics``, or what ``prefrestore evaluate`` wrote; its figures go into the card.
+        calibration: the same, of an evaluation in the steps in which samples are compared: its curve from spread to
+            error is shipped; None: that of ``metrics``.
         steps: sampling steps of the shipped pipeline where none are asked for; None: the base's own.
 
     Raises:
@@ -80,6 +89,11 @@ def ship(base: Path, policy: Path, out: Path, metrics: Path | None = None, steps
             raise UserError(f"{name}: {place} is no folder: name the artifact")
     with tempfile.TemporaryDirectory(prefix="prefrestore-ship-") as temporary:
         parts = _parts(base, policy, metrics, Path(temporary), steps)
+        curve = (calibration or metrics or base) / CALIBRATION
+        if curve.is_file():
+            parts = {**parts, f"metrics/{CALIBRATION}": curve}
+        elif calibration:
+            raise UserError(f"--calibration: {curve} is missing: name what `evaluate` wrote")
         members = release.members(parts)
         size = sum(path.stat().st_size for path in members.values())
         if size > MAX_BYTES:
@@ -120,9 +134,7 @@ def _parts(base: Path, policy: Path, metrics: Path | None, folder: Path, steps: 
         "policy": artifacts.digest(policy),
     }
     (folder / card.CARD).write_text(_card(facts, figures), encoding="utf-8")
-    parts = {name: folder / name for name in ("base", "policy", card.CARD)}
-    kept = [metrics / name for name in COPIED if (metrics / name).is_file()] if metrics else []
-    return parts | {f"metrics/{path.name}": path for path in kept}
+    return {name: folder / name for name in ("base", "policy", card.CARD)}
 
 
 def _parameters(pipeline: PrefRestorePipeline) -> list[tuple[str, Parameter]]:

@@ -26,7 +26,7 @@ def restore(  # noqa: PLR0913  what `prefrestore restore` takes, by the same nam
     *,
     text: str = "",
     samples: int | None = None,
-    fidelity: float = 0.0,
+    fidelity: float | None = None,
     uncertainty: bool = False,
     scale: float = 1.0,
     aligned: bool = False,
@@ -44,13 +44,14 @@ def restore(  # noqa: PLR0913  what `prefrestore restore` takes, by the same nam
     Args:
         photograph: a file, its bytes, a picture, or RGB [H, W, 3] uint8.
         text: what is known of the person.
-        samples: restorations drawn of each face; by default 1, or 8 for ``fidelity`` and ``uncertainty``.
-        fidelity: 0 is one sample, 1 the mean of all: nearest to the truth on average, and softer.
+        samples: drawn of each face to be compared; by default 8 for ``fidelity`` and ``uncertainty``.
+        fidelity: 0 is one sample, sharp; 1 the mean of all, nearest to the truth on average. By default the model's own
+            restoration.
         uncertainty: draw several samples, so that the result says where it was guessed.
         scale: enlarges the photograph.
         aligned: it is one square, aligned face; nothing is looked for.
         every_face: restores faces too that are sharp, very small or turned away.
-        steps: sampling steps; the model's own by default.
+        steps: sampling steps; by default the model's own, and at least 4 for samples that are compared.
         seed: another one draws other restorations.
         model: an address that ``prefrestore restore --model`` takes; by default the weights that ship.
         registry: of addresses ``models:/``.
@@ -59,8 +60,8 @@ def restore(  # noqa: PLR0913  what `prefrestore restore` takes, by the same nam
     Raises:
         UserError: the photograph cannot be read, a wish is out of range, or there is no such model.
     """
-    if not 0 <= fidelity <= 1 or not 1 <= scale <= 8:
-        raise UserError(f"fidelity {fidelity:g}, scale {scale:g}: fidelity lies in 0 to 1, scale in 1 to 8")
+    if not 0 <= (fidelity or 0) <= 1 or not 1 <= scale <= 8:
+        raise UserError(f"fidelity {fidelity}, scale {scale:g}: fidelity lies in 0 to 1, scale in 1 to 8")
     number = number_of_samples(samples, fidelity, uncertainty=uncertainty)
     try:
         read = _read(photograph)

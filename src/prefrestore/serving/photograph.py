@@ -15,7 +15,7 @@ from prefrestore.data.batch import write_whole
 from prefrestore.data.photographs import Photograph, check_suffix, encode_photograph
 from prefrestore.errors import UserError
 from prefrestore.evaluation.calibration import Calibration
-from prefrestore.evaluation.restorer import Drawing, draw_samples, uncertainty_picture
+from prefrestore.evaluation.restorer import Drawing, Drawn, draw, uncertainty_picture
 from prefrestore.faces.alignment import crop, ffhq_square, frame
 from prefrestore.faces.detection import find_faces, find_landmarks
 from prefrestore.faces.paste import match_colours, paste
@@ -32,14 +32,15 @@ class Wishes:
 
     Attributes:
         drawing: samples of each face, steps, seed and text.
-        fidelity: 0 is one sample; 1 the mean of all, nearest to the truth on average, and softer.
+        fidelity: 0 is one sample, sharp; 1 the mean of all, nearest to the truth on average. None is the model's own
+            restoration.
         scale: the photograph's size is multiplied with, at least 1.
         aligned: the photograph is one aligned face; nothing is looked for.
         every_face: restores faces too that would be left alone.
     """
 
     drawing: Drawing
-    fidelity: float = 0.0
+    fidelity: float | None = None
     scale: float = 1.0
     aligned: bool = False
     every_face: bool = False
@@ -91,17 +92,17 @@ class Restored:
         write_whole(Path(path), encode_photograph(self.photograph, Path(path).suffix))
 
 
-def number_of_samples(asked: int | None, fidelity: float, *, uncertainty: bool) -> int:
-    """Return how many samples are drawn of each face; ``asked`` None: as many as are needed.
+def number_of_samples(asked: int | None, fidelity: float | None, *, uncertainty: bool) -> int:
+    """Return how many samples of each face are compared; ``asked`` None: as many as are needed.
 
     Raises:
         UserError: one sample cannot give what is wanted.
     """
-    several = fidelity > 0 or uncertainty
+    several = bool(fidelity) or uncertainty
     number = asked or (SAMPLES if several else 1)
     if several and number == 1:
         raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
-    return number
+    return 0 if number == 1 and fidelity is None else number
 
 
 def usable(device: str) -> str:
@@ -157,8 +158,8 @@ def redraw(
     """Restore one face that :func:`find` found; one that is left alone is returned as it is."""
     if face.left_alone is not None:
         return face
-    samples = draw_samples(pipeline, crop(seen, face.square, pipeline.image_size), wishes.drawing)
-    return _drawn(face.square, samples, wishes, calibration)
+    drawn = draw(pipeline, crop(seen, face.square, pipeline.image_size), wishes.drawing)
+    return _restored(face.square, drawn, wishes, calibration)
 
 
 def put_back(photograph: Photograph, faces: Sequence[Face], wishes: Wishes) -> Restored:
@@ -181,8 +182,7 @@ def _restore_aligned(
 ) -> Restored:
     """Restore the one face that a picture is; it gets the model's size."""
     seen = photograph.rgb8()
-    samples = draw_samples(pipeline, seen, wishes.drawing)
-    face = _drawn(frame(*seen.shape[:2]), samples, wishes, calibration)
+    face = _restored(frame(*seen.shape[:2]), draw(pipeline, seen, wishes.drawing), wishes, calibration)
     assert face.restored is not None
     pixels = grey_of(face.restored) if photograph.grey else face.restored
     return Restored(replace(photograph, pixels=pixels, alpha=None), (face,), face.uncertain)
@@ -205,9 +205,10 @@ def grey_of(face: np.ndarray) -> np.ndarray:
     return np.repeat(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
 
-def _drawn(square: np.ndarray, samples: np.ndarray, wishes: Wishes, calibration: Calibration | None) -> Face:
-    uncertain = uncertainty_picture(samples, calibration) if len(samples) > 1 else None
-    return Face(square, None, between(samples, wishes.fidelity), uncertain)
+def _restored(square: np.ndarray, drawn: Drawn, wishes: Wishes, calibration: Calibration | None) -> Face:
+    shown = drawn.restoration if wishes.fidelity is None else between(drawn.samples, wishes.fidelity)
+    uncertain = uncertainty_picture(shown, drawn.samples, calibration) if len(drawn.samples) > 1 else None
+    return Face(square, None, shown, uncertain)
 
 
 def between(samples: np.ndarray, fidelity: float) -> np.ndarray:

@@ -83,9 +83,9 @@ def build_page(page: gr.Blocks, pipeline: PrefRestorePipeline, calibration: Cali
                     elem_id="text",
                 )
                 fidelity = gr.Slider(
-                    0, 1, 0, step=0.05, label="Fidelity: from sharp (0) to nearest to the truth (1)", elem_id="fidelity"
+                    0, 1, 1, step=0.05, label="Fidelity: from sharp (0) to nearest to the truth (1)", elem_id="fidelity"
                 )
-                guessed = gr.Checkbox(label="Show where it guessed (draws eight samples)", elem_id="guessed")
+                guessed = gr.Checkbox(label="Show where it guessed", elem_id="guessed")
                 start = gr.Button("Restore", variant="primary", interactive=False, elem_id="start")
             with gr.Column(scale=3):
                 slider = gr.ImageSlider(
