@@ -24,8 +24,10 @@ QUIET = ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_po
 TOLERANCE = 1e-6
 """Largest difference of any weight; sums of two numbers do not depend on their order, so it is 0 where we looked."""
 
-CUT_TOLERANCE = 5e-5
-"""The same where weights are cut: the gradient's norm is summed in another order."""
+CUT_TOLERANCE, CUT_MEAN = 5e-4, 1e-5
+"""The same where weights are cut: the gradient's norm is summed in another order, and where a gradient is nearly zero
+Adam makes a step of its rounding. The second bounds the mean over any tensor, where 5 steps go a hundred times as far.
+"""
 
 
 def checkpoints(folder: Path, output: str) -> Path:
@@ -99,7 +101,9 @@ def test_weights_cut_over_two_processes_equal_replicated_ones_also_when_resumed(
     folder, section = workspace
     ports, sharded = ("--pairs=pairs", "--codec=codec"), section | {"accumulation": 1, "sharded": True}
     run(folder, (*LAUNCH, *QUIET), "pretrain", sharded, *ports, "--base=cut")
-    assert far(one, weights(folder / "cut")) <= CUT_TOLERANCE
+    cut = weights(folder / "cut")
+    assert far(one, cut) <= CUT_TOLERANCE
+    assert max(float((one[name] - value).abs().mean()) for name, value in cut.items()) <= CUT_MEAN
 
     # a run that ended after its last checkpoint but one
     steps = sorted((checkpoints(folder, "=cut") / "pretrain-step2").rglob("step-*"))
