@@ -86,6 +86,12 @@ def drop(page: Any, path: Path) -> None:
     page.set_input_files("#photograph input[type=file]", path)
 
 
+def faces_found(page: Any) -> None:
+    """Wait until both faces of the photograph are shown and can be chosen; Gradio draws one after the other."""
+    page.wait_for_selector("#found img")
+    page.wait_for_function("() => document.querySelectorAll('#faces input').length === 2")
+
+
 def restored(page: Any) -> None:
     page.click("#start")
     page.wait_for_selector("#told:has-text('restored')")
@@ -101,7 +107,7 @@ def test_the_result_is_the_programs_and_leaves_nothing_behind(
     page: Any, address: str, model: Path, temporary: Path, photograph: Path, tmp_path: Path
 ) -> None:
     drop(page, photograph)
-    page.wait_for_selector("#found img")
+    faces_found(page)
     assert "two.png" not in files_in(temporary)  # read, then deleted
     labels = page.locator("#faces label").all_inner_texts()
     assert sorted(label.strip() for label in labels) in (["1", "2 (sharp already)"], ["1 (sharp already)", "2"])
@@ -138,7 +144,7 @@ def test_other_faces_can_be_chosen_and_another_photograph_replaces_the_first(
     page: Any, temporary: Path, photograph: Path
 ) -> None:
     drop(page, photograph)
-    page.wait_for_selector("#found img")
+    faces_found(page)
     for box in page.locator("#faces input").all():
         box.check()
     restored(page)
