@@ -32,7 +32,7 @@ from prefrestore.faces.landmarks import landmark_distance
 from prefrestore.models.integrator import Decoded
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.runtime.progress import track
-from prefrestore.sft.pretrain import hide_lq_tokens
+from prefrestore.sft.pretrain import join_shown
 from prefrestore.sft.sequences import build_sequences, code_loss, final_states
 from prefrestore.sft.tokenizer import codebook_use
 
@@ -82,11 +82,9 @@ def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded, *, blind: 
     """
     parts = []
     for rows in batches(len(lq)):
-        spatial = pipeline.lq_encoder(lq[rows]) * (not blind)
-        condition = pipeline.join(said.queries[rows], spatial, said.text[rows])
-        if blind:
-            shown = torch.zeros(len(spatial), device=spatial.device)
-            condition = hide_lq_tokens(condition, shown, said.queries.shape[1])
+        spatial = pipeline.lq_encoder(lq[rows])
+        shown = spatial.new_full((len(spatial),), float(not blind))
+        condition = join_shown(pipeline, (said.queries[rows], spatial, said.text[rows]), shown)
         noise = pipeline.initial_noise(range(*rows.indices(len(lq))))
         parts.append(to_uint8(pipeline.decode(pipeline.sample(condition, noise))))
     return np.concatenate(parts)

@@ -269,9 +269,9 @@ def test_fidelity_scale_and_faces_by_themselves(inputs: dict[str, Path], photogr
     sharp, mean = (decode_png((tmp_path / f"{fidelity}.face1.png").read_bytes()) for fidelity in (0, 1))
     assert sharp.shape == (SIZE, SIZE, 3)
     assert sharpness(mean) < sharpness(sharp)
-    again = restored(photograph, "-o", tmp_path / "0.png", *options, "--face-only")
+    again = restored(photograph, "-o", tmp_path / "0.png", *options, "--fidelity", 0, "--face-only")
     assert "0.face1.png exists already" in str(again.exception)
-    assert restored(photograph, "-o", tmp_path / "large.webp", *options, "--scale", 1.5).exit_code == 0
+    assert restored(photograph, "-o", tmp_path / "large.webp", *options, "--fidelity", 0, "--scale", 1.5).exit_code == 0
     with Image.open(tmp_path / "large.webp") as large:
         assert large.size == (768, 768)
 
@@ -309,6 +309,7 @@ def test_no_result_is_written_over_another(tmp_path: Path) -> None:
         (["-o", "out.gif"], "written as PNG, JPEG, WebP or TIFF"),
         (["-o", "out.png", "--device", "nowhere"], "cannot be used here"),
         (["-o", "out.png", "--samples", "1", "--uncertainty"], "at least two"),
+        (["-o", "out.png", "--samples", "3"], "nothing compares them"),
         (["nothing.jpg", "-o", "out"], "no such file or folder"),
         (["-o", "out", "--scale", "2", "--face-only"], "at the model's size"),
         (["-o", "out", "--aligned", "--every-face"], "nothing is looked for"),

@@ -14,7 +14,6 @@ from prefrestore.config import ConditionIdsConfig, IdMix, PretrainConfig, TrainC
 from prefrestore.configfile import load_section
 from prefrestore.data.pairs import PairSet
 from prefrestore.models.codec import build_codec
-from prefrestore.models.condition import Condition
 from prefrestore.models.integrator import teacher_forced, vocabulary_of
 from prefrestore.models.pipeline import PrefRestorePipeline
 from prefrestore.models.text import CHAT_END
@@ -220,9 +219,21 @@ def test_every_option_changes_what_is_learnt(
     assert far_apart(one, other) > 1e-3
 
 
-def test_hidden_lq_leaves_the_queries_alone() -> None:
-    condition = Condition(torch.ones(2, 5, 3), torch.ones(2, 4, 2, 2), torch.ones(2, 3))
-    hidden = pretraining.hide_lq_tokens(condition, torch.tensor([1.0, 0.0]), 2)
-    assert torch.equal(hidden.tokens[0], condition.tokens[0])
-    assert hidden.tokens[1].sum(1).tolist() == [3, 3, 0, 0, 0]
-    assert torch.equal(hidden.spatial, condition.spatial)
+def test_hidden_lq_leaves_the_queries_alone(repository: Path, pairs: PairSet) -> None:
+    pipeline = new_pipeline(repository, pairs)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(pipeline.connectors.placement.weight)
+    count, size = pipeline.image_tokenizer.num_tokens + 1, pipeline.integrator.config.hidden_size
+    queries, spatial = torch.randn(2, count, size), torch.randn(2, *pipeline.latent_shape)
+    text = torch.randn(2, 2 * size)
+    with torch.no_grad():
+        plain = pipeline.join(queries, spatial, text)
+        hidden = pretraining.join_shown(pipeline, (queries, spatial, text), torch.tensor([1.0, 0.0]))
+        placed = pipeline.connectors.placed(queries)
+    assert torch.allclose(hidden.tokens[0], plain.tokens[0], atol=1e-6)
+    assert torch.allclose(hidden.spatial[0], plain.spatial[0], atol=1e-6)
+    assert torch.allclose(hidden.tokens[1, :count], plain.tokens[1, :count], atol=1e-6)
+    assert not hidden.tokens[1, count:].any()
+    assert torch.equal(hidden.spatial[1], placed[1])
+    assert placed[1].any()
+    assert torch.equal(hidden.text, plain.text)

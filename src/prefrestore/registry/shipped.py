@@ -89,11 +89,11 @@ def ship(  # noqa: PLR0913  the parts of a release, and how it restores
             raise UserError(f"{name}: {place} is no folder: name the artifact")
     with tempfile.TemporaryDirectory(prefix="prefrestore-ship-") as temporary:
         parts = _parts(base, policy, metrics, Path(temporary), steps)
-        curve = (calibration or metrics or base) / CALIBRATION
-        if curve.is_file():
-            parts = {**parts, f"metrics/{CALIBRATION}": curve}
+        measured = calibration or metrics
+        if measured and (measured / CALIBRATION).is_file():
+            parts = {**parts, f"metrics/{CALIBRATION}": measured / CALIBRATION}
         elif calibration:
-            raise UserError(f"--calibration: {curve} is missing: name what `evaluate` wrote")
+            raise UserError(f"--calibration: {calibration / CALIBRATION} is missing: name what `evaluate` wrote")
         members = release.members(parts)
         size = sum(path.stat().st_size for path in members.values())
         if size > MAX_BYTES:

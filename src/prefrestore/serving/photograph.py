@@ -96,13 +96,17 @@ def number_of_samples(asked: int | None, fidelity: float | None, *, uncertainty:
     """Return how many samples of each face are compared; ``asked`` None: as many as are needed.
 
     Raises:
-        UserError: one sample cannot give what is wanted.
+        UserError: one sample cannot give what is wanted, or nothing is wanted of several.
     """
+    if fidelity is None and not uncertainty:
+        if asked and asked > 1:
+            raise UserError(f"--samples {asked}: nothing compares them: add --uncertainty or --fidelity")
+        return 0
     several = bool(fidelity) or uncertainty
     number = asked or (SAMPLES if several else 1)
     if several and number == 1:
         raise UserError("--samples 1: --fidelity and --uncertainty compare samples: ask for at least two")
-    return 0 if number == 1 and fidelity is None else number
+    return number
 
 
 def usable(device: str) -> str:

@@ -191,8 +191,7 @@ def train_step2(
         shown = torch.from_numpy(rng(seed, "shown", step).random(len(rows)) >= config.lq_dropout)[own].to(spatial)
         draw = draw_flow(settings, tuple(latents.shape[1:]), (seed, step))
         text = decoded.text[rows[own]].to(where)
-        joined = pipeline.join(seen, spatial * shown[:, None, None, None], text)
-        condition = hide_lq_tokens(joined, shown, seen.shape[1])
+        condition = join_shown(pipeline, (seen, spatial, text), shown)
         flow = _flow_loss(pipeline, latents, condition, draw.take(own, where))
         return {"loss": flow + encoder, "flow": flow, "lq_encoder": encoder}
 
@@ -251,9 +250,14 @@ def _seen_queries(
     return seen
 
 
-def hide_lq_tokens(condition: Condition, shown: Tensor, num_queries: int) -> Condition:
-    """Blank the LQ tokens of the samples where ``shown`` [B] is 0: with no LQ latent either, the queries must do."""
-    is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < num_queries
+def join_shown(pipeline: PrefRestorePipeline, parts: tuple[Tensor, Tensor, Tensor], shown: Tensor) -> Condition:
+    """Return the condition of queries, LQ latents and texts; where ``shown`` [B] is 0 it holds nothing of LQ.
+
+    Neither LQ tokens nor the LQ latent are seen there: the queries must do.
+    """
+    queries, spatial, text = parts
+    condition = pipeline.join(queries, spatial * shown[:, None, None, None], text)
+    is_query = torch.arange(condition.tokens.shape[1], device=shown.device) < queries.shape[1]
     kept = torch.where(is_query, 1.0, shown[:, None])
     return Condition(condition.tokens * kept[..., None], condition.spatial, condition.text)
 
