@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 
 CUT_TOLERANCE, CUT_STRAYS, CUT_MEAN = 5e-5, 1e-5, 1e-5
 """Where weights are cut the gradient's norm is summed in another order. On some processors a weight whose gradient is
-nearly zero goes where Adam takes that rounding: at most this share of weights may differ by more, no tensor in the mean.
+nearly zero goes where Adam takes that rounding: at most this share may differ by more, no tensor in the mean.
 """
 
 
