@@ -75,8 +75,10 @@ def batches(count: int) -> list[slice]:
 
 
 @torch.no_grad()
-def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded, *, blind: bool = False) -> np.ndarray:
-    """Restore LQ images with what the integrator said; noise depends on the row alone, so that answers are paired.
+def restore(
+    pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded, first_seed: int = 0, *, blind: bool = False
+) -> np.ndarray:
+    """Restore LQ images with what the integrator said; row i's noise has seed ``first_seed + i``: answers are paired.
 
     ``blind`` keeps LQ itself from the generator, as ``pretrain.lq_dropout`` does in training.
     """
@@ -85,7 +87,7 @@ def restore(pipeline: PrefRestorePipeline, lq: Tensor, said: Decoded, *, blind: 
         spatial = pipeline.lq_encoder(lq[rows])
         shown = spatial.new_full((len(spatial),), float(not blind))
         condition = join_shown(pipeline, (said.queries[rows], spatial, said.text[rows]), shown)
-        noise = pipeline.initial_noise(range(*rows.indices(len(lq))))
+        noise = pipeline.initial_noise(range(first_seed + rows.start, first_seed + rows.stop))
         parts.append(to_uint8(pipeline.decode(pipeline.sample(condition, noise))))
     return np.concatenate(parts)
 
@@ -100,25 +102,34 @@ def said_of(pipeline: PrefRestorePipeline, lq: Tensor, texts: Sequence[str]) -> 
 
 
 def swapped_queries(
-    pipeline: PrefRestorePipeline, pairs: PairSet, *, blind: bool
+    pipeline: PrefRestorePipeline, pairs: PairSet, others: int, *, blind: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return PSNR, identity, landmarks with the image's own queries and with another's, and the paired difference.
 
-    The text is the image's own with both. ``blind``: the generator sees the queries and nothing of LQ.
+    Text and noise are the same with both. Means over ``others`` other images for each image, each with its own noise.
+    ``blind``: the generator sees the queries and nothing of LQ.
     """
     lq, analyse = to_tensor(pairs.lq[:, 0]), FaceAnalyser(1)
     own = said_of(pipeline, lq, pairs.captions)
     hq = analyse(pairs.hq, pairs.landmarks)
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for name, used in (("own", own), ("another's", replace(own, queries=own.queries.roll(1, 0)))):
-        restored = restore(pipeline, lq, used, blind=blind)
+
+    def measured(queries: Tensor, first_seed: int) -> dict[str, np.ndarray]:
+        restored = restore(pipeline, lq, replace(own, queries=queries), first_seed, blind=blind)
         seen = analyse(restored, pairs.landmarks)
-        values[name] = {
+        return {
             "psnr": np.array([psnr(one, other) for one, other in zip(restored, pairs.hq, strict=True)]),
             "identity_similarity": identity_similarity(seen.embeddings, hq.embeddings),
             "landmark_distance": landmark_distance(seen.landmarks, hq.landmarks),
         }
-    values["difference"] = {name: values["another's"][name] - own for name, own in values["own"].items()}
+
+    rounds = [
+        (measured(own.queries, shift * len(lq)), measured(own.queries.roll(shift, 0), shift * len(lq)))
+        for shift in track(range(1, others + 1), "queries", total=others, unit="round")
+    ]
+    kept, swapped = (
+        {name: np.mean([one[name] for one in side], axis=0) for name in side[0]} for side in zip(*rounds, strict=True)
+    )
+    values = {"own": kept, "another's": swapped, "difference": {name: swapped[name] - kept[name] for name in kept}}
     return {name: {key: mean_and_error(row) for key, row in rows.items()} for name, rows in values.items()}
 
 
@@ -257,6 +268,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="of the condition over none (default: the base's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the base's)")
     parser.add_argument("--policy", type=Path, help="adapter of that base, to measure it rather than the base")
+    parser.add_argument("--others", type=int, default=12, help="other images whose queries each image is given")
     parser.add_argument("--faces", type=int, default=200, help="drawn faces restored with each caption")
     parser.add_argument("--readers", type=int, default=600, help="drawn faces the attribute readers learn from")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/conditioning.json"))
@@ -269,10 +281,11 @@ def main() -> None:
     if options.policy is not None:
         pipeline.load_lora_weights(options.policy)
     pairs = load_pairs(options.pairs, "eval")
+    others = min(options.others, len(pairs.ids) - 1)
     result: dict[str, object] = {
         "codes": codes(pipeline, pairs),
-        "queries": swapped_queries(pipeline, pairs, blind=False),
-        "queries alone": swapped_queries(pipeline, pairs, blind=True),
+        "queries": swapped_queries(pipeline, pairs, others, blind=False),
+        "queries alone": swapped_queries(pipeline, pairs, others, blind=True),
     }
     print(f"codes, {len(pairs.ids)} held-out faces of the pairs")
     for name, value in result["codes"].items():
