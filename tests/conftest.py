@@ -106,7 +106,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a model registry without models: making its tables takes seconds, so once."""
-    from prefrestore.registry.backends import connect
+    from prefrestore.runtime.mlflow_access import connect
 
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     connect(f"sqlite:///{path}")

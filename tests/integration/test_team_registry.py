@@ -28,7 +28,7 @@ from prefrestore.registry.loader import locate, resolve
 from prefrestore.registry.promotion import Desk
 from prefrestore.registry.stores import S3Store, open_store
 from prefrestore.registry.versions import Registry
-from prefrestore.runtime import storage, uploads
+from prefrestore.runtime import mlflow_access, storage, uploads
 from prefrestore.stage import STAGES, execute
 from support.releases import candidate, weights
 
@@ -101,7 +101,7 @@ def _call(team: Path, *arguments: str) -> str:
 def _aliases(team: Path) -> dict[str, int]:
     """As MLflow's own client sees them."""
     section = _section(team)
-    model = backends.connect(section.registry).get_registered_model(section.model)
+    model = mlflow_access.connect(section.registry).get_registered_model(section.model)
     return {alias: int(number) for alias, number in model.aliases.items()}
 
 
@@ -138,7 +138,7 @@ def test_evidence_of_pass_and_failure_lies_in_mlflow(team: Path, s3: Any) -> Non
     _publish(team, 1)
     _publish(team, 2, passed=False)
     section = _section(team)
-    client = backends.connect(section.registry)
+    client = mlflow_access.connect(section.registry)
     experiment = client.get_experiment_by_name(section.model).experiment_id
     runs = client.search_runs([experiment])
     assert sorted(run.data.tags["gate.passed"] for run in runs) == ["false", "true"]
@@ -157,7 +157,7 @@ def test_what_we_read_and_write_is_what_mlflow_reads(kind: str, team: Path, empt
     """Decisions go around MLflow's own client; both must see the same."""
     (team / "mlflow.db").write_bytes(empty_registry)
     uri = _section(team).registry if kind == "server" else f"sqlite:///{team / 'mlflow.db'}"
-    client, ours, name = backends.connect(uri), backends.open_backend(uri), f"model-{next(NUMBERS)}"
+    client, ours, name = mlflow_access.connect(uri), backends.open_backend(uri), f"model-{next(NUMBERS)}"
     assert (ours.rows(name), ours.aliases(name)) == ([], {})
     client.create_registered_model(name)
     for number in (1, 2, 3):

@@ -15,7 +15,13 @@ from prefrestore.evaluation import metrics
 from prefrestore.evaluation.calibration import fit_calibration
 from prefrestore.evaluation.distributions import frechet_distance, kernel_distance, set_distance
 from prefrestore.evaluation.niqe import fit_asymmetric, fit_natural_model, niqe
-from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread, spread_map
+from prefrestore.evaluation.uncertainty import (
+    identity_spread,
+    latent_entropy,
+    sample_entropy,
+    sample_spread,
+    spread_map,
+)
 from prefrestore.faces.analysis import analyse_one
 from prefrestore.faces.dlib_models import face_detector, shape_predictor
 from prefrestore.faces.identity import identity_angle, identity_similarity
@@ -130,6 +136,22 @@ def test_entropy_of_gaussian_samples_is_the_closed_form() -> None:
 def test_entropy_of_equal_samples_is_that_of_rounding() -> None:
     same = np.full((3, 1, 8, 8, 3), 7, np.uint8)
     assert sample_entropy(same)[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e / 12 / 255**2))
+
+
+def test_entropy_of_latents_is_the_closed_form() -> None:
+    deviations = np.linspace(0.1, 2, 4 * 3 * 3).reshape(1, 4, 3, 3)
+    latents = np.random.default_rng(0).normal(size=(4000, 1, 4, 3, 3)) * deviations
+    expected = 0.5 * np.log(2 * np.pi * np.e * deviations**2).mean()
+    assert latent_entropy(latents)[0] == pytest.approx(expected, abs=0.01)
+    assert latent_entropy(np.ones((2, 1, 4, 3, 3)))[0] == pytest.approx(0.5 * np.log(2 * np.pi * np.e * 1e-6))
+    assert np.isnan(latent_entropy(latents[:1])).all()
+
+
+def test_identity_spread_is_the_mean_distance_over_pairs() -> None:
+    embeddings = np.zeros((3, 2, 128))
+    embeddings[1, 0, 0], embeddings[2, 0, 1] = 3, 4  # distances 3, 4, 5; the second face is alike in all
+    np.testing.assert_allclose(identity_spread(embeddings), [4, 0])
+    assert np.isnan(identity_spread(embeddings[:1])).all()
 
 
 def test_frechet_distance_of_diagonal_gaussians_is_closed_form() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -43,6 +44,7 @@ from prefrestore.rl.rollout import Restorer, collect, solver
 from prefrestore.rl.trainer import Aligned, Surroundings, Trainer, align
 from prefrestore.rl.types import Rollout
 from prefrestore.runtime.checkpoint import Checkpoint, Checkpoints
+from prefrestore.runtime.tracking import ADDRESS, tracker
 from prefrestore.sft.pretrain import build_pipeline
 
 SIZE = 32
@@ -149,7 +151,8 @@ def run_align(
 
 
 def surroundings(reward: CompositeReward, guard: Guard, held_out: Restorer, checkpoints: Checkpoints) -> Surroundings:
-    return Surroundings(reward, guard, LiveView(checkpoints.folder, held_out.pool), checkpoints)
+    live = LiveView(checkpoints.folder, held_out.pool, tracker("align", checkpoints.folder.name))
+    return Surroundings(reward, guard, live, checkpoints)
 
 
 def velocity(pipeline: PrefRestorePipeline, role: Role) -> Tensor:
@@ -308,11 +311,19 @@ class InterruptedCheckpoints(Checkpoints):
             raise InterruptionError
 
 
+@pytest.fixture
+def mlflow(empty_registry: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_registry)
+    return f"sqlite:///{path}"
+
+
 def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted(
-    repository: Path, base: Path, pairs: PairSet, tmp_path: Path
+    repository: Path, base: Path, pairs: PairSet, tmp_path: Path, mlflow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = align_config(repository, learning_rate=0.01)
     whole = run_align(base, pairs, config, Checkpoints("align", config, {}, tmp_path / "whole"))
+    monkeypatch.setenv(ADDRESS, mlflow)
     for last in (1, 3, 5):
         interrupted = InterruptedCheckpoints("align", config, {}, tmp_path / "cut")
         interrupted.last = last
@@ -323,6 +334,10 @@ def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted(
     assert resumed.watch == whole.watch
     assert resumed.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(value, whole.tensors[name]) for name, value in resumed.tensors.items())
+    client = MlflowClient(tracking_uri=mlflow)
+    (run,) = client.search_runs([client.get_experiment_by_name("prefrestore-align").experiment_id])
+    told = [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, "reward_total")]
+    assert sorted(told) == [(row["step"], row["reward_total"]) for row in whole.history]
 
 
 class FallingGuard(Guard):

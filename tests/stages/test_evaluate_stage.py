@@ -108,7 +108,8 @@ def test_every_column_has_every_metric(outputs: list[Path]) -> None:
     assert set(columns) == {"lq", "bicubic", "baseline", "base", "policy", "codec"}
     wanted = {"psnr", "ssim", "identity_similarity", "landmark_distance", "reward_total", "sharpness", "lpips"}
     assert all(wanted <= set(row) for row in columns.values())
-    assert {name for name, row in columns.items() if "sample_spread" in row} == {"base", "policy"}
+    for metric in ("sample_spread", "sample_entropy", "latent_entropy", "identity_spread"):
+        assert {name for name, row in columns.items() if metric in row} == {"base", "policy"}
     assert columns["lq"]["identity_similarity"]["n"] == FACES - 1
     assert columns["lq"]["identity_similarity"]["nan"] == 1
     assert columns["policy"]["psnr"]["n"] == FACES

@@ -43,7 +43,7 @@ def project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"shards": "0"}, "shards: '0' is no number"),
         ({"artifacts_uri": "/nowhere/at/all"}, "artifacts_uri: /nowhere/at/all is no folder"),
         ({"data_uri": "/nowhere/at/all"}, "/nowhere/at/all: no such folder"),
-        ({"registry": "http://127.0.0.1:9"}, "registry http://127.0.0.1:9: no MLflow answers"),
+        ({"registry": "http://127.0.0.1:9"}, "http://127.0.0.1:9: no MLflow answers"),
         ({"registry": "postgresql+psycopg2://me@127.0.0.1:9/mlflow"}, "127.0.0.1:9/mlflow: no MLflow answers"),
         ({"release_store": "gs://bucket"}, "gs://bucket: releases lie in a folder or in S3"),
     ],

@@ -26,10 +26,11 @@ from prefrestore.runtime.seeding import derive
 
 @dataclass(frozen=True)
 class Column:
-    """One method's results: S samples (1 if it has no chance in it) of N faces."""
+    """One method's results: S samples (1 if it has no chance in it) of N faces, and what they were decoded from."""
 
     name: str
     samples: np.ndarray  # [S, N, H, W, 3] uint8
+    latents: np.ndarray | None = None  # [S, N, C, h, w] float32
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def sampled_column(
     All samples of a face follow each other, so that its condition is prepared once.
     """
     restored = np.empty((sampling.samples, *pairs.hq.shape), np.uint8)
+    kept = np.empty((*restored.shape[:2], *pipeline.latent_shape), np.float32)
     batches = list(fixed_batches(len(pairs.ids), max(1, sampling.batch_size // sampling.samples)))
     for faces, real in track(batches, f"evaluate: {name}", total=len(batches), unit="batch"):
         condition = pipeline.prepare(conditions.select(faces))
@@ -138,10 +140,11 @@ def sampled_column(
             drawn = range(first, min(first + sampling.batch_size, sampling.samples))
             seeds = [derive("evaluate", sampling.seed, pairs.ids[face], sample) for face in faces for sample in drawn]
             latents = pipeline.sample(condition, pipeline.initial_noise(seeds), sampling.steps)
-            images = to_uint8(pipeline.decode(latents))
-            images = images.reshape(len(faces), len(drawn), *images.shape[1:])
-            restored[drawn, faces[0] : faces[0] + real] = images[:real].swapaxes(0, 1)
-    return Column(name, restored)
+            found = to_uint8(pipeline.decode(latents)), latents.float().cpu().numpy()
+            for all_faces, values in zip((restored, kept), found, strict=True):
+                by_face = values.reshape(len(faces), len(drawn), *values.shape[1:])
+                all_faces[drawn, faces[0] : faces[0] + real] = by_face[:real].swapaxes(0, 1)
+    return Column(name, restored, kept)
 
 
 def fixed_batches(count: int, batch_size: int) -> Iterator[tuple[list[int], int]]:

@@ -17,7 +17,7 @@ from prefrestore.evaluation.columns import Column
 from prefrestore.evaluation.metrics import high_band_energy, ms_ssim, psnr, sharpness, ssim
 from prefrestore.evaluation.niqe import NaturalModel, fit_natural_model, niqe
 from prefrestore.evaluation.perceptual import lpips_values
-from prefrestore.evaluation.uncertainty import sample_entropy, sample_spread
+from prefrestore.evaluation.uncertainty import identity_spread, latent_entropy, sample_entropy, sample_spread
 from prefrestore.faces.analysis import FaceAnalysis
 from prefrestore.faces.identity import identity_angle, identity_similarity, verification_rank
 from prefrestore.faces.landmarks import landmark_distance
@@ -33,9 +33,8 @@ class Measurements:
 
     Attributes:
         samples: a row per column, face and sample: ``column``, ``id``, ``sample``, ``recipe``, ``severity``, the
-            metrics of the metric table, and the reward's parts as ``reward_<name>``. ``sample_spread`` and
-            ``sample_entropy`` belong to a face's set of samples and stand in each of its rows. NaN is what could not be
-            measured.
+            metrics of the metric table, and the reward's parts as ``reward_<name>``. Metrics of a face's set of samples
+            stand in each of its rows. NaN is what could not be measured.
         embeddings: dlib's embeddings by column, [S, N, 128].
         hq_embeddings: those of HQ, [N, 128].
     """
@@ -73,7 +72,6 @@ def measure(
     """
     known = _known(pairs)
     perceptual = lpips_values(lpips, columns, pairs.hq, workers)
-    spreads = {column.name: _spread_values(column) for column in columns}
     jobs = [(column, sample) for column in columns for sample in range(len(column.samples))]
     measured: dict[bytes, SetValues] = {}
     frames: list[pd.DataFrame] = []
@@ -85,9 +83,11 @@ def measure(
         found = measured[key]
         embeddings[column.name].append(found.embeddings)
         names = {"column": column.name, "id": pairs.ids, "sample": sample, **_drawn(pairs)}
-        values = {**found.metrics, "lpips": perceptual[column.name][sample], **spreads[column.name]}
+        values = {**found.metrics, "lpips": perceptual[column.name][sample]}
         frames.append(pd.DataFrame({**names, **values}))
     stacked = {name: np.stack(rows) for name, rows in embeddings.items()}
+    spreads = {column.name: _spread_values(column, stacked[column.name]) for column in columns}
+    frames = [frame.assign(**spreads[column.name]) for frame, (column, _) in zip(frames, jobs, strict=True)]
     return Measurements(pd.concat(frames, ignore_index=True), stacked, found.hq_embeddings)
 
 
@@ -96,8 +96,15 @@ def _known(pairs: PairSet) -> Known:
     return Known(pairs, references, [high_band_energy(image) for image in pairs.hq], fit_natural_model(pairs.hq))
 
 
-def _spread_values(column: Column) -> dict[str, np.ndarray]:
-    return {"sample_spread": sample_spread(column.samples), "sample_entropy": sample_entropy(column.samples)}
+def _spread_values(column: Column, embeddings: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of each face's set of samples [N], from the column and its embeddings [S, N, 128]."""
+    unknown = np.full(embeddings.shape[1], np.nan)
+    return {
+        "sample_spread": sample_spread(column.samples),
+        "sample_entropy": sample_entropy(column.samples),
+        "latent_entropy": unknown if column.latents is None else latent_entropy(column.latents),
+        "identity_spread": identity_spread(embeddings),
+    }
 
 
 def _measure_set(restored: np.ndarray, known: Known, reward: CompositeReward) -> SetValues:

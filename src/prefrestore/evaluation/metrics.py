@@ -215,6 +215,28 @@ METRICS: Mapping[str, Metric] = {
             "Gaussian entropy per pixel; our definition, the paper gives none",
             "solution entropy over seeds",
         ),
+        Metric(
+            "latent_entropy",
+            "Latent entropy",
+            "lower",
+            "samples",
+            "nats",
+            "-5.5 to infinity",
+            3,
+            "Gaussian entropy per coordinate of the latent; our definition, the paper gives none",
+            "solution entropy over seeds before the decoder",
+        ),
+        Metric(
+            "identity_spread",
+            "Identity spread",
+            "lower",
+            "samples",
+            "",
+            "0 to about 1",
+            3,
+            "mean distance of dlib embeddings over all pairs of samples",
+            "how far repeated samples of one LQ are of another person; 0.6 is dlib's same-person threshold",
+        ),
     )
 }
 

@@ -6,23 +6,17 @@ SQLite file by its tables; any other address goes through MLflow's own client. A
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from prefrestore.errors import UserError
 from prefrestore.runtime import mlflow_access
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 SQLITE = "sqlite:///"
-DATABASES = ("postgresql", "mysql")
-ANSWER_SECONDS = 10.0
 LOCK_SECONDS = 30.0
 PAGE = 1000
 DELETED = "Deleted_Internal"
@@ -61,12 +55,6 @@ def open_backend(uri: str) -> Backend:
     if uri.startswith(SQLITE):
         return Database(uri)
     return Client(uri)
-
-
-def unreachable(uri: str, error: object) -> UserError:
-    """Return what to tell the user when MLflow does not answer."""
-    detail = " ".join(str(error).split())
-    return UserError(f"registry {uri}: no MLflow answers ({detail:.160}): check the address")
 
 
 def quoted(name: str) -> str:
@@ -127,11 +115,11 @@ class Server:
 
         try:
             reply = self._session.request(
-                method, f"{self._url}/api/2.0/mlflow/{path}", timeout=ANSWER_SECONDS, **content
+                method, f"{self._url}/api/2.0/mlflow/{path}", timeout=mlflow_access.ANSWER_SECONDS, **content
             )
             answer: dict[str, Any] = reply.json()
         except (RequestException, ValueError) as error:
-            raise unreachable(self._url, error) from None
+            raise mlflow_access.unreachable(self._url, error) from None
         if reply.ok:
             return answer
         if answer.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
@@ -149,7 +137,7 @@ class Database:
         self._uri = uri
         self._path = Path(uri.removeprefix(SQLITE).partition("?")[0])
         if not self._path.parent.is_dir():
-            raise unreachable(uri, f"{self._path.parent} is no folder")
+            raise mlflow_access.unreachable(uri, f"{self._path.parent} is no folder")
         if self._path.exists():
             self._ask("select 1")
 
@@ -188,7 +176,7 @@ class Database:
                     return []
                 return database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise unreachable(self._uri, error) from None
+            raise mlflow_access.unreachable(self._uri, error) from None
 
 
 class Client:
@@ -196,7 +184,7 @@ class Client:
 
     def __init__(self, uri: str) -> None:
         """Connect."""
-        self._client = connect(uri)
+        self._client = mlflow_access.connect(uri)
 
     def rows(self, model: str) -> list[Row]:
         """See :class:`Backend`."""
@@ -214,29 +202,3 @@ class Client:
             self._client.set_registered_model_alias(model, alias, str(number))
         elif alias in self.aliases(model):
             self._client.delete_registered_model_alias(model, alias)
-
-
-def connect(uri: str) -> MlflowClient:
-    """Return MLflow's own client; an SQLite file that does not exist is made. Takes seconds.
-
-    Raises:
-        UserError: nothing answers there.
-    """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy import create_engine
-    from sqlalchemy.exc import SQLAlchemyError
-    from sqlalchemy.pool import NullPool
-
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        if uri.startswith(DATABASES):
-            # MLflow itself asks again and again, for hours.
-            asked = create_engine(uri, connect_args={"connect_timeout": int(ANSWER_SECONDS)}, poolclass=NullPool)
-            asked.connect().close()
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise unreachable(uri, error) from None
-    return client

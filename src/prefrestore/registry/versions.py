@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prefrestore.errors import UserError
 from prefrestore.registry import backends, stores
+from prefrestore.runtime import mlflow_access
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,7 +124,7 @@ class Registry:
             evidence: what to keep.
             location: where files go if MLflow is no server with a place of its own.
         """
-        client = backends.connect(self.uri)
+        client = mlflow_access.connect(self.uri)
         experiment = self._experiment(client, model, location)
         known = client.search_runs([experiment], f"tags.`{DIGEST_TAG}` = '{evidence.digest}'", max_results=1)
         if known and known[0].info.status == "FINISHED":
@@ -148,7 +149,7 @@ class Registry:
         """
         if (known := self._known(model, evidence.digest)) is not None:
             return known
-        client = backends.connect(self.uri)
+        client = mlflow_access.connect(self.uri)
         if not client.search_registered_models(f"name = {backends.quoted(model)}"):
             client.create_registered_model(model)
         tags = {DIGEST_TAG: evidence.digest, **evidence.tags}

@@ -1,4 +1,4 @@
-"""A run seen while it goes on: curves and a strip of fixed faces, as pictures beside the checkpoints (no output)."""
+"""A run seen while it goes on: curves and fixed faces beside the checkpoints, metrics in MLflow; no output."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prefrestore.data.pairs import to_uint8
 from prefrestore.rl.types import FacePool
+from prefrestore.runtime.tracking import Tracker
 
 CURVES, STRIP = "curves.png", "faces.png"
 FACES_SHOWN = 6
@@ -27,12 +28,23 @@ PANELS = {
 
 
 class LiveView:
-    """Draws into ``folder/live``: ``curves.png``, and ``faces.png`` (LQ, one column per look, HQ)."""
+    """Draws into ``folder/live``: ``curves.png``, and ``faces.png`` (LQ, one column per look, HQ); tells a tracker."""
 
-    def __init__(self, folder: Path, faces: FacePool) -> None:
+    def __init__(self, folder: Path, faces: FacePool, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
         self.folder = folder / "live"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._faces = faces
+
+    def tell(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Tell the tracker, if there is one, of the epochs that it does not know."""
+        if self._tracker:
+            self._tracker.tell(history)
+
+    def end(self, history: Sequence[Mapping[str, float]], outcome: Mapping[str, object]) -> None:
+        """Tell the tracker what came of the run."""
+        if self._tracker:
+            self._tracker.end(history, outcome)
 
     def show(self, history: Sequence[Mapping[str, float]], images: Tensor, epoch: int) -> None:
         """Draw the curve so far, and a new column of the strip.

@@ -209,8 +209,10 @@ class Trainer:
         told = {**row, **_means(self.terms), "old_decay": decay, **_named("held_out", look.values if look else {})}
         self.history.append({"step": self.epoch, **{name: v for name, v in told.items() if math.isfinite(v)}})
         self.terms = []
-        if look and is_writer():
-            live.show(self.history, look.images, self.epoch)
+        if is_writer():
+            live.tell(self.history)
+            if look:
+                live.show(self.history, look.images, self.epoch)
 
     def _copy(self, role: Role) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in role_tensors(self.pipeline, role).items()}
@@ -266,6 +268,8 @@ def align(restorer: Restorer, around: Surroundings, config: AlignConfig) -> Alig
         if trainer.watch.stopped:
             break
         train_epoch(trainer, around, epoch)
+    if is_writer():
+        around.live.end(trainer.history, {"kept_epoch": trainer.watch.best_epoch, "stopped": trainer.watch.stopped})
     return Aligned(trainer.best, thin(trainer.history), trainer.watch)
 
 

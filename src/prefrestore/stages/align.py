@@ -19,6 +19,7 @@ from prefrestore.rl.trainer import Surroundings, align
 from prefrestore.rl.types import FacePool
 from prefrestore.runtime.checkpoint import Checkpoints
 from prefrestore.runtime.crew import accelerator
+from prefrestore.runtime.tracking import tracker
 
 
 def run(config: AlignConfig, *, pairs: Path, base: Path, reward: Path, policy: Path) -> None:
@@ -33,7 +34,7 @@ def run(config: AlignConfig, *, pairs: Path, base: Path, reward: Path, policy: P
 
     with load_reward(reward, config.workers, judge="validation") as scorer:
         guard = Guard(restorer(pools[1]), scorer, config.guard, config.seed)
-        live = LiveView(checkpoints.folder, pools[1])
+        live = LiveView(checkpoints.folder, pools[1], tracker("align", checkpoints.folder.name))
         aligned = align(restorer(pools[0]), Surroundings(scorer, guard, live, checkpoints), config)
     save_policy(policy, aligned.tensors, config.lora, artifacts.digest(base))
     artifacts.write_json(policy / "history.json", aligned.history)
