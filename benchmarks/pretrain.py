@@ -24,9 +24,10 @@ IMAGE, EXACT = 512, 1e-4
 
 @dataclass(frozen=True)
 class Cached:
-    """What pretraining keeps of every pair: queries [B, n + 1, D] and HQ's latent [B, C, h, w]."""
+    """What pretraining keeps of every pair: queries [B, n + 1, D], text states [B, 2D], HQ's latent [B, C, h, w]."""
 
     queries: Tensor
+    text: Tensor
     latents: Tensor
 
 
@@ -35,7 +36,7 @@ def cache(pipeline: PrefRestorePipeline, batch: Step2Batch) -> Cached:
     """Compute what is kept, on HQ's ids as the reference does."""
     prompt = pipeline.prompts(pipeline.image_tokenizer.ids(batch.lq), batch.texts)
     decoded = teacher_forced(pipeline.integrator, prompt, pipeline.image_tokenizer.ids(batch.hq))
-    return Cached(decoded.queries, pipeline.encode(batch.hq))
+    return Cached(decoded.queries, decoded.text, pipeline.encode(batch.hq))
 
 
 def step2_loss(pipeline: PrefRestorePipeline, batch: Step2Batch, kept: Cached) -> Tensor:

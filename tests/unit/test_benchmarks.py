@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +27,13 @@ def test_a_folder_without_a_graph_is_refused(repository: Path, tmp_path: Path) -
     done = subprocess.run([sys.executable, script, "--project", tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == f"orchestration: {tmp_path}/artifacts: holds no finished graph: run `make run` first\n"
+
+
+@pytest.mark.parametrize("name", ["restore", "pretrain"])
+def test_both_schedules_give_the_same(repository: Path, tmp_path: Path, name: str) -> None:
+    script = repository / "benchmarks" / f"{name}.py"
+    command = [sys.executable, script, "--quick", "--repeats", "1", "--json", tmp_path / "found.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "NOT EQUAL" not in done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["rows"]
