@@ -186,5 +186,5 @@ def test_an_address_where_no_registry_is(tmp_path: Path) -> None:
         f"sqlite:///{tmp_path / 'file'}/mlflow.db",
         "nonsense://somewhere",
     ):
-        with pytest.raises(UserError, match="registry"):
+        with pytest.raises(UserError, match="no MLflow answers"):
             Registry(uri)
